@@ -1,0 +1,50 @@
+# What people and CI run. Every target sets up what it needs in .venv by itself.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow bench lint wheel clean
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.ready
+BUILT := $(VENV)/.built
+CSRC := $(shell find csrc -name '*.cpp' -o -name '*.h')
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(BUILT)  ## find nodules: in a phantom, or with CT=path in any chest CT
+	$(VENV)/bin/volnet demo $(CT) --out demo --overwrite
+
+test: $(BUILT)  ## the test suite
+	$(RUN) -m pytest -m "not slow"
+
+test-slow: $(BUILT)  ## the tests that take minutes
+	$(RUN) -m pytest -m slow
+
+bench: $(BUILT)  ## every operator side by side with its peers; writes benchmarks/results/ops.json
+	$(RUN) benchmarks/ops.py
+
+lint: $(BUILT)  ## ruff, mypy, clang-format
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $(CSRC)
+
+wheel: $(STAMP)  ## sdist and wheel, the wheel tried in an empty environment
+	rm -rf dist
+	$(RUN) -m build --no-isolation
+	$(PYTHON) -m venv --clear build/wheel-venv
+	build/wheel-venv/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	cd build && wheel-venv/bin/python ../tests/smoke.py
+
+clean:  ## everything that was built, and the environment
+	rm -rf $(VENV) build dist demo volnet/_C*.so *.egg-info
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch setuptools pybind11 ninja numpy
+	@touch $@
+
+$(BUILT): $(STAMP) setup.py $(CSRC)
+	VOLNET_CXXFLAGS=-Werror $(VENV)/bin/pip install --quiet --no-build-isolation --constraint constraints.txt -e '.[dev]'
+	@touch $@

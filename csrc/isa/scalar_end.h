@@ -1,0 +1,1 @@
+#undef VOLNET_ISA

@@ -1,0 +1,124 @@
+// Vec of eight floats in AVX2 and FMA. The meaning of each function is in vec_scalar.h.
+struct Vec {
+  using element = float;
+  static constexpr int64_t width = 8;
+  __m256 v;
+
+  static inline __m256i lanes_below(int64_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int32_t>(n)),
+                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+
+  static inline Vec zero() { return {_mm256_setzero_ps()}; }
+  static inline Vec broadcast(float x) { return {_mm256_set1_ps(x)}; }
+  static inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+  static inline Vec load(const bfloat16* p) {
+    const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16))};
+  }
+  static inline Vec load(const float* p, int64_t n) { return {_mm256_maskload_ps(p, lanes_below(n))}; }
+  static inline Vec load(const bfloat16* p, int64_t n) {
+    bfloat16 buffer[width] = {};
+    std::memcpy(buffer, p, static_cast<size_t>(n) * sizeof *p);
+    return load(buffer);
+  }
+  inline void store(float* p) const { _mm256_storeu_ps(p, v); }
+  inline void store(bfloat16* p) const {
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded =
+        _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+    const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x40));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    const __m256i words = _mm256_blendv_epi8(rounded, quiet, nan);
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0x08);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+  }
+  inline void store(float* p, int64_t n) const { _mm256_maskstore_ps(p, lanes_below(n), v); }
+  inline void store(bfloat16* p, int64_t n) const {
+    bfloat16 buffer[width];
+    store(buffer);
+    std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof *p);
+  }
+
+  static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+  static inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+  static inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+  static inline __m256 greater_or_nan(Vec a, Vec b) {
+    return _mm256_or_ps(_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ), _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q));
+  }
+  static inline Vec select(__m256 mask, Vec yes, Vec no) { return {_mm256_blendv_ps(no.v, yes.v, mask)}; }
+  using Mask = __m256;
+  static inline Mask greater(Vec a, Vec b) { return _mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ); }
+  static inline Mask equal(Vec a, Vec b) { return _mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ); }
+  static inline Mask is_nan(Vec a) { return _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q); }
+  static inline Mask both(Mask a, Mask b) { return _mm256_and_ps(a, b); }
+  static inline Mask either(Mask a, Mask b) { return _mm256_or_ps(a, b); }
+  static inline Vec even(Vec a, Vec b) {
+    const __m256d mixed = _mm256_castps_pd(_mm256_shuffle_ps(a.v, b.v, 0x88));
+    return {_mm256_castpd_ps(_mm256_permute4x64_pd(mixed, 0xd8))};
+  }
+  static inline bool any_greater(Vec a, Vec b) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)) != 0;
+  }
+  inline float sum() const {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
+};
+inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
+
+struct VecInt {
+  __m256i v;
+  static inline VecInt broadcast(int32_t x) { return {_mm256_set1_epi32(x)}; }
+  static inline VecInt load(const int32_t* p) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))};
+  }
+  inline void store(int32_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static inline VecInt select(__m256 mask, VecInt yes, VecInt no) {
+    return {_mm256_blendv_epi8(no.v, yes.v, _mm256_castps_si256(mask))};
+  }
+  static inline VecInt iota() { return {_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)}; }
+  static inline Vec::Mask less(VecInt a, VecInt b) {
+    return _mm256_castsi256_ps(_mm256_cmpgt_epi32(b.v, a.v));
+  }
+  static inline Vec::Mask equal(VecInt a, VecInt b) {
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a.v, b.v));
+  }
+  static inline VecInt even(VecInt a, VecInt b) {
+    const Vec mixed = Vec::even({_mm256_castsi256_ps(a.v)}, {_mm256_castsi256_ps(b.v)});
+    return {_mm256_castps_si256(mixed.v)};
+  }
+  inline Vec gather(const float* p) const { return {_mm256_i32gather_ps(p, v, 4)}; }
+  inline VecInt gather(const int32_t* p) const { return {_mm256_i32gather_epi32(p, v, 4)}; }
+};
+inline VecInt operator+(VecInt a, VecInt b) { return {_mm256_add_epi32(a.v, b.v)}; }
+inline VecInt operator*(VecInt a, VecInt b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
+
+struct VecBytes {
+  static constexpr int64_t width = 32;
+  __m256i v;
+  static inline VecBytes broadcast(uint64_t eight) {
+    return {_mm256_set1_epi64x(static_cast<int64_t>(eight))};
+  }
+  static inline VecBytes load(const char* p) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))};
+  }
+  inline void store(char* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static inline VecBytes load(const char* p, int64_t n) {
+    char buffer[width] = {};
+    std::memcpy(buffer, p, static_cast<size_t>(n));
+    return load(buffer);
+  }
+  inline void store(char* p, int64_t n) const {
+    char buffer[width];
+    store(buffer);
+    std::memcpy(p, buffer, static_cast<size_t>(n));
+  }
+  inline void stream(char* p) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), v); }
+  static inline void stream_end() { _mm_sfence(); }
+};

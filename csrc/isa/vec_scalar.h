@@ -1,0 +1,119 @@
+// Vec of one float: the vocabulary every kernel body is written in. vec_avx2.h and vec_avx512.h say the same
+// in their instructions. Include inside the target region and the level's namespace.
+struct Vec {
+  using element = float;
+  static constexpr int64_t width = 1;
+  float v;
+
+  static inline Vec zero() { return {0.0f}; }
+  static inline Vec broadcast(float x) { return {x}; }
+  static inline Vec load(const float* p) { return {*p}; }
+  static inline Vec load(const bfloat16* p) { return {to_float(*p)}; }
+  // The first n elements (0 <= n <= width); the others are zero and their memory is not touched.
+  template <class T>
+  static inline Vec load(const T* p, int64_t n) {
+    return n > 0 ? load(p) : zero();
+  }
+  inline void store(float* p) const { *p = v; }
+  inline void store(bfloat16* p) const { *p = to_bfloat16(v); }
+  template <class T>
+  inline void store(T* p, int64_t n) const {
+    if (n > 0) store(p);
+  }
+
+  // a * b + c
+  static inline Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
+  static inline Vec max(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
+  static inline Vec min(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
+  // Lanes where a > b, or where a is NaN.
+  static inline bool greater_or_nan(Vec a, Vec b) { return a.v > b.v || a.v != a.v; }
+  static inline Vec select(bool mask, Vec yes, Vec no) { return mask ? yes : no; }
+  using Mask = bool;
+  static inline Mask greater(Vec a, Vec b) { return a.v > b.v; }
+  static inline Mask equal(Vec a, Vec b) { return a.v == b.v; }
+  static inline Mask is_nan(Vec a) { return a.v != a.v; }
+  static inline Mask both(Mask a, Mask b) { return a && b; }
+  static inline Mask either(Mask a, Mask b) { return a || b; }
+  // Elements 0, 2, 4, ... of a followed by b.
+  static inline Vec even(Vec a, Vec) { return a; }
+  // Whether a > b in any lane; not where one of them is NaN.
+  static inline bool any_greater(Vec a, Vec b) { return a.v > b.v; }
+  // The sum of the lanes.
+  inline float sum() const { return v; }
+};
+inline Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
+inline Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
+inline Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
+inline Vec operator/(Vec a, Vec b) { return {a.v / b.v}; }
+
+// As many int32 as Vec has floats.
+struct VecInt {
+  int32_t v;
+  static inline VecInt broadcast(int32_t x) { return {x}; }
+  static inline VecInt load(const int32_t* p) { return {*p}; }
+  inline void store(int32_t* p) const { *p = v; }
+  static inline VecInt select(bool mask, VecInt yes, VecInt no) { return mask ? yes : no; }
+  // 0, 1, 2, ...
+  static inline VecInt iota() { return {0}; }
+  static inline Vec::Mask less(VecInt a, VecInt b) { return a.v < b.v; }
+  static inline Vec::Mask equal(VecInt a, VecInt b) { return a.v == b.v; }
+  static inline VecInt even(VecInt a, VecInt) { return a; }
+  // p[v] in each lane.
+  inline Vec gather(const float* p) const { return {p[v]}; }
+  inline VecInt gather(const int32_t* p) const { return {p[v]}; }
+};
+inline VecInt operator+(VecInt a, VecInt b) { return {a.v + b.v}; }
+inline VecInt operator*(VecInt a, VecInt b) { return {a.v * b.v}; }
+
+// float64, for the reference path: only what the kernels with a float64 line need.
+struct VecDouble {
+  using element = double;
+  static constexpr int64_t width = 1;
+  double v;
+
+  static inline VecDouble zero() { return {0.0}; }
+  static inline VecDouble broadcast(double x) { return {x}; }
+  static inline VecDouble load(const double* p) { return {*p}; }
+  static inline VecDouble load(const double* p, int64_t n) { return n > 0 ? load(p) : zero(); }
+  inline void store(double* p) const { *p = v; }
+  inline void store(double* p, int64_t n) const {
+    if (n > 0) store(p);
+  }
+
+  static inline VecDouble fma(VecDouble a, VecDouble b, VecDouble c) { return {a.v * b.v + c.v}; }
+  static inline VecDouble max(VecDouble a, VecDouble b) { return {a.v > b.v ? a.v : b.v}; }
+  static inline VecDouble min(VecDouble a, VecDouble b) { return {a.v < b.v ? a.v : b.v}; }
+  static inline VecDouble select(bool mask, VecDouble yes, VecDouble no) { return mask ? yes : no; }
+  static inline bool greater(VecDouble a, VecDouble b) { return a.v > b.v; }
+  static inline bool equal(VecDouble a, VecDouble b) { return a.v == b.v; }
+  static inline bool any_greater(VecDouble a, VecDouble b) { return a.v > b.v; }
+  inline double sum() const { return v; }
+};
+inline VecDouble operator+(VecDouble a, VecDouble b) { return {a.v + b.v}; }
+inline VecDouble operator-(VecDouble a, VecDouble b) { return {a.v - b.v}; }
+inline VecDouble operator*(VecDouble a, VecDouble b) { return {a.v * b.v}; }
+inline VecDouble operator/(VecDouble a, VecDouble b) { return {a.v / b.v}; }
+
+// Bytes that are moved, whatever they mean.
+struct VecBytes {
+  static constexpr int64_t width = 8;
+  uint64_t v;
+  // Eight bytes over and over.
+  static inline VecBytes broadcast(uint64_t eight) { return {eight}; }
+  static inline VecBytes load(const char* p) {
+    VecBytes x;
+    std::memcpy(&x.v, p, sizeof x.v);
+    return x;
+  }
+  inline void store(char* p) const { std::memcpy(p, &v, sizeof v); }
+  // The first n bytes (0 <= n <= width); the memory of the others is not touched.
+  static inline VecBytes load(const char* p, int64_t n) {
+    VecBytes x{0};
+    std::memcpy(&x.v, p, static_cast<size_t>(n));
+    return x;
+  }
+  inline void store(char* p, int64_t n) const { std::memcpy(p, &v, static_cast<size_t>(n)); }
+  // To p, a multiple of width, past the caches where the level can; stream_end() before others read it.
+  inline void stream(char* p) const { store(p); }
+  static inline void stream_end() {}
+};

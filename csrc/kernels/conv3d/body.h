@@ -1,0 +1,357 @@
+// The convolution kernels of one instruction set. Included inside volnet::conv3d::VOLNET_ISA after Vec; the
+// including file defines `row_tile`, the most output voxels whose accumulators fit the registers.
+
+// Accumulates R output voxels times V vectors of filters in registers over all tap rows.
+//   x of tap row i, voxel r, tap t, channel c: rows[i].x[r * step + t * tap_step + c]
+//   weights of tap row i: rows[i].weights[(t * channels + c) * V * width]
+template <int R, int V, class T, class S>
+void tile(const TapRow* rows, int64_t row_count, int64_t step, int64_t taps, int64_t tap_step,
+          int64_t channels, const typename T::element* bias, S* y, int64_t y_step, int64_t filters) {
+  using E = typename T::element;
+  T sum[R][V];
+  for (int v = 0; v < V; ++v) {
+    const int64_t lanes = std::clamp<int64_t>(filters - v * T::width, 0, T::width);
+    const T first = bias != nullptr && lanes > 0 ? T::load(bias + v * T::width, lanes) : T::zero();
+    for (int r = 0; r < R; ++r) sum[r][v] = first;
+  }
+  for (int64_t i = 0; i < row_count; ++i) {
+    const E* w = static_cast<const E*>(rows[i].weights);
+    for (int64_t t = 0; t < taps; ++t) {
+      const E* x = static_cast<const E*>(rows[i].x) + t * tap_step;
+      for (int64_t c = 0; c < channels; ++c, w += V * T::width) {
+        T weight[V];
+        for (int v = 0; v < V; ++v) weight[v] = T::load(w + v * T::width);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+          const T value = T::broadcast(x[r * step + c]);
+          for (int v = 0; v < V; ++v) sum[r][v] = T::fma(value, weight[v], sum[r][v]);
+        }
+      }
+    }
+  }
+  for (int v = 0; v < V; ++v) {
+    const int64_t lanes = std::clamp<int64_t>(filters - v * T::width, 0, T::width);
+    if (lanes == T::width) {
+      for (int r = 0; r < R; ++r) sum[r][v].store(y + r * y_step + v * T::width);
+    } else if (lanes > 0) {
+      for (int r = 0; r < R; ++r) sum[r][v].store(y + r * y_step + v * T::width, lanes);
+    }
+  }
+}
+
+template <class T, class S>
+using Tile = void (*)(const TapRow*, int64_t, int64_t, int64_t, int64_t, int64_t, const typename T::element*,
+                      S*, int64_t, int64_t);
+
+template <int V, class T, class S, int... R>
+Tile<T, S> tile_of(int64_t size, std::integer_sequence<int, R...>) {
+  static constexpr Tile<T, S> tiles[] = {tile<R + 1, V, T, S>...};
+  return tiles[size - 1];
+}
+
+// Copies `voxels` input voxels from `first` on into a dense float row; voxels outside the volume are zero.
+template <class T, class S>
+void gather_row(const S* row, int64_t input, int64_t voxel_step, int64_t channels, int64_t first,
+                int64_t voxels, typename T::element* to) {
+  for (int64_t i = first; i < first + voxels; ++i, to += channels) {
+    if (i < 0 || i >= input) {
+      std::fill_n(to, channels, typename T::element{0});
+      continue;
+    }
+    const S* from = row + i * voxel_step;
+    int64_t c = 0;
+    for (; c + T::width <= channels; c += T::width) T::load(from + c).store(to + c);
+    for (; c < channels; ++c) to[c] = to_float(from[c]);
+  }
+}
+
+template <int V, class T, class S>
+void direct(const Convolution& call, int64_t piece, void* scratch) {
+  using E = typename T::element;
+  const auto& [depth, height, width] = call.axes;
+  const int64_t blocks = (call.filters + call.k_block - 1) / call.k_block;
+  const int64_t chunks = (height.count + call.rows - 1) / call.rows;
+  const int64_t chunk = piece % chunks;
+  const int64_t d = piece / chunks % depth.count;
+  const int64_t block = piece / (chunks * depth.count) % blocks;
+  const int64_t group = piece / (chunks * depth.count * blocks) % call.groups;
+  const int64_t n = piece / (chunks * depth.count * blocks * call.groups);
+
+  const int64_t taps_w = static_cast<int64_t>(width.taps.size());
+  const int64_t taps_h = static_cast<int64_t>(height.taps.size());
+  const int64_t taps_d = static_cast<int64_t>(depth.taps.size());
+  const int64_t x_voxel = call.groups * call.channels, y_voxel = call.groups * call.filters;
+  const int64_t x_row = width.input * x_voxel, y_row = width.output * y_voxel;
+  const S* x = static_cast<const S*>(call.x) + n * depth.input * height.input * x_row + group * call.channels;
+  const int64_t k = block * call.k_block, filters = std::min(call.k_block, call.filters - k);
+  const E* bias =
+      call.bias == nullptr ? nullptr : static_cast<const E*>(call.bias) + group * call.filters + k;
+  const int64_t weights_row = taps_w * call.channels * call.k_block;
+  const E* weights =
+      static_cast<const E*>(call.weights) + (group * blocks + block) * taps_d * taps_h * weights_row;
+
+  const int64_t tap_first = taps_w > 0 ? width.taps.front().offset : 0;
+  const int64_t tap_last = taps_w > 0 ? width.taps.back().offset : 0;
+  const int64_t tap_dilation = taps_w > 1 ? width.taps[1].offset - width.taps[0].offset : 1;
+  const int64_t tiles = (width.count + row_tile - 1) / row_tile;
+  auto* rows = static_cast<TapRow*>(scratch);
+  E* gathered = reinterpret_cast<E*>(rows + taps_d * taps_h);
+  const int64_t segment = ((row_tile - 1) * width.stride + tap_last - tap_first + 1) * call.channels;
+
+  const int64_t h_end = std::min((chunk + 1) * call.rows, height.count);
+  for (int64_t h = chunk * call.rows; h < h_end; ++h) {
+    S* y = static_cast<S*>(call.y) +
+           ((n * depth.output + depth.write_first + d * depth.write_step) * height.output +
+            height.write_first + h * height.write_step) *
+               y_row +
+           width.write_first * y_voxel + group * call.filters + k;
+    for (int64_t tile_index = 0, w = 0; tile_index < tiles; ++tile_index) {
+      const int64_t size = (width.count - w + tiles - tile_index - 1) / (tiles - tile_index);
+      const int64_t first = w * width.stride + tap_first;
+      const int64_t voxels = (size - 1) * width.stride + tap_last - tap_first + 1;
+      const bool in_place = std::is_same_v<S, E> && first >= 0 && first + voxels <= width.input;
+
+      int64_t row_count = 0;
+      for (int64_t a = 0; a < taps_d; ++a) {
+        const int64_t i = d * depth.stride + depth.taps[static_cast<size_t>(a)].offset;
+        if (i < 0 || i >= depth.input) continue;
+        for (int64_t b = 0; b < taps_h; ++b) {
+          const int64_t j = h * height.stride + height.taps[static_cast<size_t>(b)].offset;
+          if (j < 0 || j >= height.input) continue;
+          const S* source = x + (i * height.input + j) * x_row;
+          const E* values;
+          if (in_place) {
+            values = reinterpret_cast<const E*>(source + first * x_voxel);
+          } else {
+            E* to = gathered + row_count * segment;
+            gather_row<T>(source, width.input, x_voxel, call.channels, first, voxels, to);
+            values = to;
+          }
+          rows[row_count++] = {values, weights + (a * taps_h + b) * weights_row};
+        }
+      }
+
+      const int64_t voxel = in_place ? x_voxel : call.channels;
+      const bool merged = tap_dilation == 1 && voxel == call.channels;  // taps and channels are one run
+      const auto run = tile_of<V, T, S>(size, std::make_integer_sequence<int, row_tile>{});
+      run(rows, row_count, width.stride * voxel, merged ? 1 : taps_w, tap_dilation * voxel,
+          merged ? taps_w * call.channels : call.channels, bias, y + w * width.write_step * y_voxel,
+          width.write_step * y_voxel, filters);
+      w += size;
+    }
+  }
+}
+
+template <class T, class S>
+void direct_any(const Convolution& call, int64_t piece, void* scratch) {
+  if (call.k_block == T::width) {
+    direct<1, T, S>(call, piece, scratch);
+  } else {
+    direct<2, T, S>(call, piece, scratch);
+  }
+}
+
+// One filter a channel: vectors run over the channels, weights are [taps, channels padded to k_block].
+template <class T, class S>
+void depthwise(const Convolution& call, int64_t piece, void*) {
+  using E = typename T::element;
+  const auto& [depth, height, width] = call.axes;
+  const int64_t chunks = (height.count + call.rows - 1) / call.rows;
+  const int64_t chunk = piece % chunks;
+  const int64_t d = piece / chunks % depth.count;
+  const int64_t n = piece / (chunks * depth.count);
+  const int64_t channels = call.groups, padded = (channels + T::width - 1) / T::width * T::width;
+  const int64_t taps_w = static_cast<int64_t>(width.taps.size());
+  const int64_t taps_h = static_cast<int64_t>(height.taps.size());
+  const int64_t taps_d = static_cast<int64_t>(depth.taps.size());
+  const S* x = static_cast<const S*>(call.x) + n * depth.input * height.input * width.input * channels;
+  const E* weights = static_cast<const E*>(call.weights);
+  const E* bias = static_cast<const E*>(call.bias);
+
+  const int64_t h_end = std::min((chunk + 1) * call.rows, height.count);
+  for (int64_t h = chunk * call.rows; h < h_end; ++h) {
+    S* y = static_cast<S*>(call.y) +
+           (((n * depth.output + depth.write_first + d * depth.write_step) * height.output +
+             height.write_first + h * height.write_step) *
+                width.output +
+            width.write_first) *
+               channels;
+    for (int64_t w = 0; w < width.count; ++w, y += width.write_step * channels) {
+      for (int64_t c = 0; c < channels; c += T::width) {
+        const int64_t lanes = std::min(T::width, channels - c);
+        T sum = bias == nullptr ? T::zero() : T::load(bias + c, lanes);
+        for (int64_t a = 0; a < taps_d; ++a) {
+          const int64_t i = d * depth.stride + depth.taps[static_cast<size_t>(a)].offset;
+          if (i < 0 || i >= depth.input) continue;
+          for (int64_t b = 0; b < taps_h; ++b) {
+            const int64_t j = h * height.stride + height.taps[static_cast<size_t>(b)].offset;
+            if (j < 0 || j >= height.input) continue;
+            const S* row = x + (i * height.input + j) * width.input * channels + c;
+            const E* taps = weights + (a * taps_h + b) * taps_w * padded + c;
+            for (int64_t t = 0; t < taps_w; ++t) {
+              const int64_t l = w * width.stride + width.taps[static_cast<size_t>(t)].offset;
+              if (l < 0 || l >= width.input) continue;
+              const S* voxel = row + l * channels;
+              const T value = lanes == T::width ? T::load(voxel) : T::load(voxel, lanes);
+              sum = T::fma(value, T::load(taps + t * padded), sum);
+            }
+          }
+        }
+        if (lanes == T::width) {
+          sum.store(y + c);
+        } else {
+          sum.store(y + c, lanes);
+        }
+      }
+    }
+  }
+}
+
+// Rows of the two volumes whose product is summed: voxel p of row i is x[p * x_step + channel], dy[p *
+// dy_step + k].
+template <class E>
+struct RowPair {
+  const E* x;
+  const E* dy;
+};
+
+// dw[r, 0 .. V * width) += sum over rows and voxels of x[.., r] * dy[.., 0 .. V * width), R channels at once.
+template <int R, int V, class T>
+void outer_product(const RowPair<typename T::element>* rows, int64_t row_count, int64_t voxels,
+                   int64_t x_step, int64_t dy_step, int64_t last_lanes, typename T::element* dw,
+                   int64_t dw_step) {
+  using E = typename T::element;
+  T sum[R][V];
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < V; ++v) sum[r][v] = T::zero();
+  }
+  for (int64_t i = 0; i < row_count; ++i) {
+    const E* x = rows[i].x;
+    const E* dy = rows[i].dy;
+    for (int64_t p = 0; p < voxels; ++p, x += x_step, dy += dy_step) {
+      T gradient[V];
+      for (int v = 0; v + 1 < V; ++v) gradient[v] = T::load(dy + v * T::width);
+      gradient[V - 1] = T::load(dy + (V - 1) * T::width, last_lanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const T value = T::broadcast(x[r]);
+        for (int v = 0; v < V; ++v) sum[r][v] = T::fma(value, gradient[v], sum[r][v]);
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < V; ++v) {
+      E* to = dw + r * dw_step + v * T::width;
+      (T::load(to) + sum[r][v]).store(to);
+    }
+  }
+}
+
+template <class T>
+using OuterProduct = void (*)(const RowPair<typename T::element>*, int64_t, int64_t, int64_t, int64_t,
+                              int64_t, typename T::element*, int64_t);
+
+template <int V, class T, int... R>
+OuterProduct<T> outer_product_of(int64_t channels, std::integer_sequence<int, R...>) {
+  static constexpr OuterProduct<T> products[] = {outer_product<R + 1, V, T>...};
+  return products[channels - 1];
+}
+
+template <int V, class T>
+void weight_gradient(const WeightGradient& call, int64_t piece) {
+  using E = typename T::element;
+  constexpr int64_t most_rows = 64;
+  const auto& [depth, height, width] = call.axes;
+  const int64_t blocks = call.k_padded / call.k_block;
+  const int64_t block = piece % blocks;
+  const int64_t group = piece / blocks % call.groups;
+  const int64_t range = piece / (blocks * call.groups);
+  const int64_t planes = call.batch * depth.count;
+  const int64_t begin = planes * range / call.ranges, end = planes * (range + 1) / call.ranges;
+
+  const int64_t taps_w = static_cast<int64_t>(width.taps.size());
+  const int64_t taps_h = static_cast<int64_t>(height.taps.size());
+  const int64_t taps_d = static_cast<int64_t>(depth.taps.size());
+  const int64_t taps = taps_d * taps_h * taps_w;
+  const int64_t x_voxel = call.groups * call.channels, dy_voxel = call.groups * call.filters;
+  const int64_t k = block * call.k_block, filters = std::min(call.k_block, call.filters - k);
+  const int64_t last_lanes = std::clamp<int64_t>(filters - (V - 1) * T::width, 0, T::width);
+  E* partial = static_cast<E*>(call.partial) +
+               (range * call.groups + group) * (taps * call.channels + 1) * call.k_padded + k;
+  for (int64_t row = 0; row <= taps * call.channels; ++row) {
+    std::fill_n(partial + row * call.k_padded, call.k_block, E{0});
+  }
+  E* bias = partial + taps * call.channels * call.k_padded;
+
+  RowPair<E> rows[most_rows];
+  for (int64_t plane = begin; plane < end; ++plane) {
+    const int64_t n = plane / depth.count, d = plane % depth.count;
+    const E* dy = static_cast<const E*>(call.dy) + plane * height.count * width.count * dy_voxel +
+                  group * call.filters + k;
+    const E* x = static_cast<const E*>(call.x) + n * depth.input * height.input * width.input * x_voxel +
+                 group * call.channels;
+    for (int64_t p = 0; p < height.count * width.count; ++p) {
+      for (int64_t f = 0; f < filters; ++f) bias[f] += dy[p * dy_voxel + f];
+    }
+    const int64_t step = std::min(call.rows, most_rows);
+    for (int64_t h0 = 0; h0 < height.count; h0 += step) {
+      const int64_t h1 = std::min(h0 + step, height.count);
+      for (int64_t a = 0; a < taps_d; ++a) {
+        const int64_t i = d * depth.stride + depth.taps[static_cast<size_t>(a)].offset;
+        if (i < 0 || i >= depth.input) continue;
+        for (int64_t b = 0; b < taps_h; ++b) {
+          for (int64_t t = 0; t < taps_w; ++t) {
+            const int64_t offset = width.taps[static_cast<size_t>(t)].offset;
+            // The outputs whose tap lies inside the row: 0 <= q * stride + offset < input.
+            const int64_t q0 = offset >= 0 ? 0 : (-offset + width.stride - 1) / width.stride;
+            const int64_t room = width.input - offset;
+            const int64_t q1 =
+                room <= 0 ? 0 : std::min(width.count, (room + width.stride - 1) / width.stride);
+            if (q1 <= q0) continue;
+            int64_t row_count = 0;
+            for (int64_t h = h0; h < h1; ++h) {
+              const int64_t j = h * height.stride + height.taps[static_cast<size_t>(b)].offset;
+              if (j < 0 || j >= height.input) continue;
+              rows[row_count++] = {
+                  x + ((i * height.input + j) * width.input + q0 * width.stride + offset) * x_voxel,
+                  dy + (h * width.count + q0) * dy_voxel};
+            }
+            E* dw = partial + ((a * taps_h + b) * taps_w + t) * call.channels * call.k_padded;
+            for (int64_t c = 0; c < call.channels;) {
+              const int64_t size = std::min<int64_t>(row_tile, call.channels - c);
+              RowPair<E> shifted[most_rows];
+              for (int64_t r = 0; r < row_count; ++r) shifted[r] = {rows[r].x + c, rows[r].dy};
+              const auto run = outer_product_of<V, T>(size, std::make_integer_sequence<int, row_tile>{});
+              run(shifted, row_count, q1 - q0, width.stride * x_voxel, dy_voxel, last_lanes,
+                  dw + c * call.k_padded, call.k_padded);
+              c += size;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void weight_gradient_any(const WeightGradient& call, int64_t piece) {
+  if (call.k_block == T::width) {
+    weight_gradient<1, T>(call, piece);
+  } else {
+    weight_gradient<2, T>(call, piece);
+  }
+}
+
+void direct_f32(const Convolution& call, int64_t piece, void* scratch) {
+  direct_any<Vec, float>(call, piece, scratch);
+}
+void direct_bf16(const Convolution& call, int64_t piece, void* scratch) {
+  direct_any<Vec, bfloat16>(call, piece, scratch);
+}
+void depthwise_f32(const Convolution& call, int64_t piece, void* scratch) {
+  depthwise<Vec, float>(call, piece, scratch);
+}
+void depthwise_bf16(const Convolution& call, int64_t piece, void* scratch) {
+  depthwise<Vec, bfloat16>(call, piece, scratch);
+}
+void weight_gradient_f32(const WeightGradient& call, int64_t piece) { weight_gradient_any<Vec>(call, piece); }

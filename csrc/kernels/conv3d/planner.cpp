@@ -1,0 +1,157 @@
+#include "kernels/conv3d/planner.h"
+
+#include <algorithm>
+
+#include "isa/bfloat16.h"
+
+namespace volnet::conv3d {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t tap_count(const std::array<Axis, 3>& axes) {
+  int64_t count = 1;
+  for (const Axis& axis : axes) count *= static_cast<int64_t>(axis.taps.size());
+  return count;
+}
+
+// Enough pieces for 112 cores to stay evenly busy, as far as there are that many rows.
+constexpr int64_t wanted_pieces = 4 * 112;
+
+int64_t rows_a_piece(int64_t rows, int64_t other_pieces) {
+  const int64_t chunks = std::clamp<int64_t>(ceil_div(wanted_pieces, std::max<int64_t>(other_pieces, 1)), 1,
+                                             std::max<int64_t>(rows, 1));
+  return std::max<int64_t>(ceil_div(rows, chunks), 1);
+}
+
+}  // namespace
+
+Axis forward_axis(const AxisArguments& a) {
+  Axis axis;
+  axis.input = a.input;
+  axis.output = axis.count = a.output();
+  axis.stride = a.stride;
+  for (int64_t t = 0; t < a.kernel; ++t) axis.taps.push_back({t * a.dilation - a.padding_begin, t});
+  return axis;
+}
+
+std::vector<Axis> data_gradient_axes(const AxisArguments& a) {
+  std::vector<Axis> axes;
+  for (int64_t residue = 0; residue < std::min(a.stride, a.input); ++residue) {
+    Axis axis;
+    axis.input = a.output();
+    axis.output = a.input;
+    axis.count = ceil_div(a.input - residue, a.stride);
+    axis.write_first = residue;
+    axis.write_step = a.stride;
+    for (int64_t t = a.kernel - 1; t >= 0; --t) {
+      const int64_t position = residue + a.padding_begin - t * a.dilation;
+      if (position % a.stride == 0) axis.taps.push_back({position / a.stride, t});
+    }
+    axes.push_back(axis);
+  }
+  return axes;
+}
+
+void plan(const DirectKernel& kernel, int64_t element_size, Convolution& call) {
+  const auto& [depth, height, width] = call.axes;
+  call.k_block = call.filters <= kernel.width ? kernel.width : 2 * kernel.width;
+  call.row_tile = kernel.row_tile;
+  const int64_t blocks = ceil_div(call.filters, call.k_block);
+  const int64_t outer = call.batch * call.groups * blocks * depth.count;
+  call.rows = rows_a_piece(height.count, outer);
+  call.pieces = outer * ceil_div(height.count, call.rows);
+
+  const auto row_taps = static_cast<int64_t>(depth.taps.size() * height.taps.size());
+  const int64_t reach = width.taps.empty() ? 0 : width.taps.back().offset - width.taps.front().offset;
+  const int64_t segment = ((kernel.row_tile - 1) * width.stride + reach + 1) * call.channels;
+  call.scratch = row_taps * (static_cast<int64_t>(sizeof(TapRow)) + segment * element_size);
+}
+
+void plan_depthwise(const DirectKernel& kernel, Convolution& call) {
+  const auto& [depth, height, width] = call.axes;
+  call.k_block = kernel.width;
+  call.rows = rows_a_piece(height.count, call.batch * depth.count);
+  call.pieces = call.batch * depth.count * ceil_div(height.count, call.rows);
+}
+
+void plan(const GradientKernel& kernel, int64_t element_size, WeightGradient& call) {
+  const auto& [depth, height, width] = call.axes;
+  call.k_block = call.filters <= kernel.width ? kernel.width : 2 * kernel.width;
+  const int64_t blocks = ceil_div(call.filters, call.k_block);
+  call.k_padded = blocks * call.k_block;
+  // Rows are summed in registers until loading and storing the sums costs little beside it.
+  call.rows = std::clamp<int64_t>(ceil_div(512, std::max<int64_t>(width.count, 1)), 1, 64);
+  // Partial sums of every range are kept until they are added up: at most 128 MiB of them.
+  const int64_t partial =
+      call.groups * (tap_count(call.axes) * call.channels + 1) * call.k_padded * element_size;
+  const int64_t affordable = std::max<int64_t>((int64_t{128} << 20) / std::max<int64_t>(partial, 1), 1);
+  const int64_t wanted = ceil_div(wanted_pieces, blocks * call.groups);
+  call.ranges =
+      std::clamp<int64_t>(std::min(wanted, affordable), 1, std::max<int64_t>(call.batch * depth.count, 1));
+  call.pieces = call.ranges * call.groups * blocks;
+}
+
+int64_t packed_size(const Convolution& call) {
+  const int64_t blocks = ceil_div(call.filters, call.k_block);
+  return call.groups * blocks * tap_count(call.axes) * call.channels * call.k_block;
+}
+
+int64_t packed_depthwise_size(const Convolution& call) {
+  return tap_count(call.axes) * ceil_div(call.groups, call.k_block) * call.k_block;
+}
+
+int64_t packing_pieces(const Convolution& call) {
+  return call.groups * ceil_div(call.filters, call.k_block) * static_cast<int64_t>(call.axes[0].taps.size());
+}
+
+template <class A, class S>
+void pack_weights(const S* w, const WeightStrides& strides, const Convolution& call, int64_t piece,
+                  A* packed) {
+  const auto& [depth, height, width] = call.axes;
+  const auto taps_d = static_cast<int64_t>(depth.taps.size());
+  const int64_t blocks = ceil_div(call.filters, call.k_block);
+  const int64_t block = piece / taps_d % blocks, group = piece / taps_d / blocks;
+  const Tap& tap_d = depth.taps[static_cast<size_t>(piece % taps_d)];
+  A* to = packed +
+          piece * static_cast<int64_t>(height.taps.size() * width.taps.size()) * call.channels * call.k_block;
+  for (const Tap& tap_h : height.taps) {
+    for (const Tap& tap_w : width.taps) {
+      const S* from = w + group * strides.group + block * call.k_block * strides.filter +
+                      tap_d.index * strides.taps[0] + tap_h.index * strides.taps[1] +
+                      tap_w.index * strides.taps[2];
+      for (int64_t c = 0; c < call.channels; ++c) {
+        for (int64_t k = 0; k < call.k_block; ++k) {
+          const bool inside = block * call.k_block + k < call.filters;
+          *to++ = inside ? static_cast<A>(to_float(from[k * strides.filter + c * strides.channel])) : A{0};
+        }
+      }
+    }
+  }
+}
+
+template <class A, class S>
+void pack_depthwise_weights(const S* w, const WeightStrides& strides, const Convolution& call, A* packed) {
+  const auto& [depth, height, width] = call.axes;
+  const int64_t padded = ceil_div(call.groups, call.k_block) * call.k_block;
+  for (const Tap& tap_d : depth.taps) {
+    for (const Tap& tap_h : height.taps) {
+      for (const Tap& tap_w : width.taps) {
+        const S* from =
+            w + tap_d.index * strides.taps[0] + tap_h.index * strides.taps[1] + tap_w.index * strides.taps[2];
+        for (int64_t g = 0; g < padded; ++g) {
+          *packed++ = g < call.groups ? static_cast<A>(to_float(from[g * strides.group])) : A{0};
+        }
+      }
+    }
+  }
+}
+
+template void pack_weights(const float*, const WeightStrides&, const Convolution&, int64_t, float*);
+template void pack_weights(const bfloat16*, const WeightStrides&, const Convolution&, int64_t, float*);
+template void pack_weights(const double*, const WeightStrides&, const Convolution&, int64_t, double*);
+template void pack_depthwise_weights(const float*, const WeightStrides&, const Convolution&, float*);
+template void pack_depthwise_weights(const bfloat16*, const WeightStrides&, const Convolution&, float*);
+template void pack_depthwise_weights(const double*, const WeightStrides&, const Convolution&, double*);
+
+}  // namespace volnet::conv3d

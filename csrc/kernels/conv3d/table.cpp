@@ -1,0 +1,47 @@
+#include "kernels/conv3d/conv3d.h"
+
+namespace volnet::conv3d {
+
+using isa::KernelTable;
+using isa::Level;
+
+const KernelTable<DirectKernel> direct_f32{
+    {"conv3d_f32_direct_scalar", Level::scalar, {scalar::direct_f32, 1, 4}},
+    {"conv3d_f32_direct_avx2", Level::avx2, {avx2::direct_f32, 8, 6}},
+    {"conv3d_f32_direct_avx512", Level::avx512, {avx512::direct_f32, 16, 14}},
+};
+const KernelTable<DirectKernel> direct_bf16{
+    {"conv3d_bf16_direct_scalar", Level::scalar, {scalar::direct_bf16, 1, 4}},
+    {"conv3d_bf16_direct_avx2", Level::avx2, {avx2::direct_bf16, 8, 6}},
+    {"conv3d_bf16_direct_avx512", Level::avx512, {avx512::direct_bf16, 16, 14}},
+};
+const KernelTable<DirectKernel> direct_f64{
+    {"conv3d_f64_direct_scalar", Level::scalar, {scalar::direct_f64, 1, 4}},
+};
+
+const KernelTable<DirectKernel> depthwise_f32{
+    {"conv3d_f32_depthwise_scalar", Level::scalar, {scalar::depthwise_f32, 1, 1}},
+    {"conv3d_f32_depthwise_avx2", Level::avx2, {avx2::depthwise_f32, 8, 1}},
+    {"conv3d_f32_depthwise_avx512", Level::avx512, {avx512::depthwise_f32, 16, 1}},
+};
+const KernelTable<DirectKernel> depthwise_bf16{
+    {"conv3d_bf16_depthwise_scalar", Level::scalar, {scalar::depthwise_bf16, 1, 1}},
+    {"conv3d_bf16_depthwise_avx2", Level::avx2, {avx2::depthwise_bf16, 8, 1}},
+    {"conv3d_bf16_depthwise_avx512", Level::avx512, {avx512::depthwise_bf16, 16, 1}},
+};
+const KernelTable<DirectKernel> depthwise_f64{
+    {"conv3d_f64_depthwise_scalar", Level::scalar, {scalar::depthwise_f64, 1, 1}},
+};
+
+const KernelTable<std::nullptr_t> onednn_bf16{{"conv3d_bf16_onednn_amx", Level::amx, nullptr}};
+
+const KernelTable<GradientKernel> weight_gradient_f32{
+    {"conv3d_f32_weight_gradient_scalar", Level::scalar, {scalar::weight_gradient_f32, 1}},
+    {"conv3d_f32_weight_gradient_avx2", Level::avx2, {avx2::weight_gradient_f32, 8}},
+    {"conv3d_f32_weight_gradient_avx512", Level::avx512, {avx512::weight_gradient_f32, 16}},
+};
+const KernelTable<GradientKernel> weight_gradient_f64{
+    {"conv3d_f64_weight_gradient_scalar", Level::scalar, {scalar::weight_gradient_f64, 1}},
+};
+
+}  // namespace volnet::conv3d

@@ -1,0 +1,44 @@
+// pybind11 module volnet._C: instruction sets, memory, plans. Tensors go through torch.ops.volnet instead.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "isa/dispatch.h"
+#include "isa/isa.h"
+#include "memory/pool.h"
+
+namespace py = pybind11;
+using namespace volnet;
+
+PYBIND11_MODULE(_C, m) {
+  m.def("isa_levels",
+        [] { return std::vector<std::string>(isa::level_names.begin(), isa::level_names.end()); });
+  m.def("isa_detected", [] { return isa::name(isa::detected()); });
+  m.def("isa_active", [] { return isa::name(isa::active()); });
+  m.def("isa_set_cap", [](const std::string& cap) { return isa::name(isa::set_cap(isa::parse(cap))); });
+  m.def("cpu_brand", &isa::cpu_brand);
+  m.def("compiled_torch_abi", [] { return VOLNET_TORCH_ABI; });
+
+  // [(name, ISA level, calls so far)]
+  m.def("kernels", [] {
+    std::vector<std::tuple<std::string, std::string, int64_t>> rows;
+    for (const auto* kernel : isa::registered_kernels()) {
+      rows.emplace_back(kernel->name, isa::name(kernel->level),
+                        kernel->calls.load(std::memory_order_relaxed));
+    }
+    return rows;
+  });
+
+  m.def("memory_stats", [] {
+    const memory::Stats s = memory::stats();
+    py::dict d;
+    d["in_use"] = s.in_use;
+    d["cached"] = s.cached;
+    d["peak"] = s.peak;
+    d["limit"] = s.limit;
+    d["allocations"] = s.allocations;
+    d["from_system"] = s.from_system;
+    return d;
+  });
+  m.def("memory_trim", &memory::trim);
+  m.def("memory_set_limit", &memory::set_limit);
+}

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+
+from tests.cases import Case, Sample, randn
+from volnet import ops
+
+
+def sample(name, x, w, bias=True, **arguments):
+    """x: shape of the input; w: shape of the weight."""
+    return Sample(name, (randn(*x), randn(*w, seed=1), *([randn(w[0], seed=2)] if bias else [])), arguments)
+
+
+def reference(x, w, bias=None, **arguments):
+    # torch takes no batch of zero images: convolve one more and drop it.
+    images = x.shape[0]
+    if images == 0:
+        x = torch.cat([x, x.new_zeros(1, *x.shape[1:])])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that "same" with even kernels copies its input
+        return F.conv3d(x, w, bias, **arguments)[:images]
+
+
+def samples():
+    return [
+        sample("one_voxel", (1, 1, 1, 1, 1), (1, 1, 1, 1, 1)),
+        sample("no_images", (0, 3, 4, 5, 6), (2, 3, 3, 3, 3), padding=1),
+        sample("first_layer", (1, 1, 5, 6, 17), (32, 1, 3, 3, 3), padding=1),
+        sample("c3_k15", (2, 3, 4, 5, 6), (15, 3, 3, 3, 3), padding=1),
+        sample("c15_k16", (1, 15, 3, 4, 15), (16, 15, 3, 3, 3), padding=1),
+        sample("c16_k17", (1, 16, 3, 4, 16), (17, 16, 3, 3, 3), padding=1),
+        sample("c17_k33", (1, 17, 3, 3, 29), (33, 17, 3, 3, 3), padding=1),
+        sample("c33_k3", (1, 33, 3, 4, 5), (3, 33, 3, 3, 3), padding=1),
+        sample("no_bias", (1, 4, 5, 6, 7), (8, 4, 3, 3, 3), bias=False),
+        sample("pointwise", (1, 16, 3, 4, 5), (20, 16, 1, 1, 1)),
+        sample("anisotropic", (1, 4, 5, 6, 7), (6, 4, 1, 3, 3), padding=(0, 1, 1)),
+        sample("even_kernel", (1, 3, 6, 6, 6), (4, 3, 2, 4, 2), padding=(1, 2, 0)),
+        sample("k5", (1, 2, 7, 7, 7), (4, 2, 5, 5, 5), padding=2),
+        sample("stem", (1, 1, 9, 12, 11), (16, 1, 7, 7, 7), stride=(2, 2, 1), padding=3),
+        sample("stride2", (1, 5, 7, 8, 9), (6, 5, 3, 3, 3), stride=2, padding=1),
+        sample("stride3_kernel1", (1, 3, 7, 8, 9), (4, 3, 1, 1, 1), stride=3),
+        sample("stride_over_kernel", (2, 2, 9, 8, 10), (3, 2, 2, 2, 2), stride=(3, 4, 5), padding=1),
+        sample("dilation2", (1, 4, 7, 8, 9), (4, 4, 3, 3, 3), dilation=2, padding=2),
+        sample(
+            "dilation_and_stride",
+            (1, 2, 11, 12, 13),
+            (3, 2, 3, 2, 3),
+            dilation=(2, 3, 4),
+            stride=(3, 2, 2),
+            padding=(2, 0, 3),
+        ),
+        sample("padding_over_input", (1, 2, 2, 1, 3), (2, 2, 3, 3, 3), padding=4),
+        sample("same", (1, 2, 4, 5, 6), (3, 2, 3, 4, 2), padding="same"),
+        sample("same_dilated", (1, 2, 6, 7, 8), (3, 2, 2, 3, 4), padding="same", dilation=(1, 2, 3)),
+        sample("valid", (1, 2, 4, 5, 6), (3, 2, 3, 4, 2), padding="valid"),
+        sample("groups", (2, 6, 4, 5, 6), (9, 2, 3, 3, 3), groups=3, padding=1),
+        sample("groups_wide", (1, 34, 3, 4, 17), (36, 17, 3, 3, 3), groups=2, padding=1),
+        sample("depthwise", (1, 17, 4, 5, 6), (17, 1, 3, 3, 3), groups=17, padding=1),
+        sample("depthwise_stride", (2, 33, 6, 7, 8), (33, 1, 3, 3, 3), groups=33, stride=2, padding=1),
+        sample("depthwise_multiplier", (1, 5, 4, 5, 6), (10, 1, 3, 3, 3), groups=5, padding=1),
+    ]
+
+
+CASES = [
+    Case(
+        name="conv3d",
+        function=ops.conv3d,
+        reference=reference,
+        samples=samples,
+        # A sum of n products errs by about sqrt(n) epsilon of its largest term; the largest n here is 33 * 27.
+        tolerance=32,
+        # The bfloat16 gradient of the output is itself rounded; sums run over all positions.
+        gradient_tolerance=64,
+        differentiable=(0, 1, 2),
+        volumes=(0,),
+    ),
+]

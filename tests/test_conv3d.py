@@ -1,0 +1,131 @@
+"""What the case table cannot say of conv3d: errors, torch's own samples, random shapes, autocast, the module."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.opinfo import opinfo_samples
+from volnet import nn, ops
+
+X = torch.zeros(1, 4, 5, 6, 7)
+W = torch.zeros(8, 4, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((X[0, 0], W), "shape (5, 6, 7)"),
+        ((X, W[0]), "weight must be"),
+        ((X, W.double()), "float64"),
+        ((X.to(torch.int32), W), "int32"),
+        ((X.to_sparse(), W), "sparse"),
+        ((torch.zeros(1, 3, 5, 6, 7), W), "3 channels"),
+        ((X, W, torch.zeros(7)), "bias must be [8]"),
+        ((X, W, None, 0), "stride"),
+        ((X, W, None, (1, 2)), "(1, 2)"),
+        ((X, W, None, 1, -1), "padding"),
+        ((X, W, None, 1, 0, 0), "dilation"),
+        ((X, W, None, 1, 0, 1, 3), "groups=3"),
+        ((X, W, None, 1, 0, 1, 0), "groups"),
+        ((X, W, None, 1, 0, 3), "does not fit the padded input of 5 on axis D"),
+        ((X, W, None, 2, "same"), "stride 1"),
+        ((X, W[:, :, :0]), "kernel size"),
+        ((X, torch.zeros(0, 4, 3, 3, 3)), "0 filters"),
+    ],
+)
+def test_wrong_arguments_raise_what_torch_raises(arguments: tuple, words: str) -> None:
+    with pytest.raises(RuntimeError) as error:
+        ops.conv3d(*arguments)
+    assert words in str(error.value)
+    with pytest.raises(RuntimeError):
+        F.conv3d(*arguments)
+
+
+def test_unknown_padding_and_wrong_types() -> None:
+    with pytest.raises(ValueError, match="'full'"):
+        ops.conv3d(X, W, padding="full")
+    with pytest.raises(TypeError, match="list"):
+        ops.conv3d([1.0], W)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_torchs_own_samples(dtype: torch.dtype) -> None:
+    ran = 0
+    for sample in opinfo_samples("nn.functional.conv3d", dtype):
+        leaves = [t.detach().clone().requires_grad_() for t in (sample.input, *sample.args) if torch.is_tensor(t)]
+        others = [t for t in sample.args if not torch.is_tensor(t)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = F.conv3d(*[t.double() for t in leaves], *others, **sample.kwargs)
+            wanted = torch.autograd.grad(expected.sum(), leaves)
+        actual = ops.conv3d(*leaves, *others, **sample.kwargs)
+        got = torch.autograd.grad(actual.sum(), leaves)
+        tolerance = {"rtol": 2e-2, "atol": 2e-1} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+        torch.testing.assert_close(actual.double(), expected, **tolerance)
+        for g, w in zip(got, wanted, strict=True):
+            torch.testing.assert_close(g, w, **tolerance)
+        ran += 1
+    assert ran > 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_geometry_equals_torch(data: st.DataObject) -> None:
+    def triple(low: int, high: int) -> list[int]:
+        return data.draw(st.lists(st.integers(low, high), min_size=3, max_size=3))
+
+    groups = data.draw(st.sampled_from([1, 1, 2, 3]))
+    channels, filters = groups * data.draw(st.integers(1, 18)), groups * data.draw(st.integers(1, 18))
+    kernel, stride, dilation, padding = triple(1, 4), triple(1, 3), triple(1, 3), triple(0, 4)
+    size = [
+        max(data.draw(st.integers(1, 19)), d * (k - 1) + 1 - 2 * p)
+        for k, d, p in zip(kernel, dilation, padding, strict=True)
+    ]
+    x = torch.randn(2, channels, *size, requires_grad=True)
+    w = torch.randn(filters, channels // groups, *kernel, requires_grad=True)
+    arguments = (None, stride, padding, dilation, groups)
+    y = ops.conv3d(x, w, *arguments)
+    expected = F.conv3d(x.double(), w.double(), *arguments)
+    scale = float(expected.detach().abs().max()) + 1e-6
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=1e-5 * scale)
+    grads = torch.autograd.grad(y, (x, w), torch.ones_like(y))
+    wanted = torch.autograd.grad(expected, (x, w), torch.ones_like(expected))
+    for g, e in zip(grads, wanted, strict=True):
+        torch.testing.assert_close(g, e, rtol=0, atol=1e-4 * (float(e.detach().abs().max()) + 1e-6))
+
+
+def test_unbatched_input() -> None:
+    x, w = torch.randn(4, 5, 6, 7), torch.randn(8, 4, 3, 3, 3)
+    torch.testing.assert_close(ops.conv3d(x, w), F.conv3d(x, w))
+
+
+def test_autocast_computes_in_bfloat16() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = ops.conv3d(X, W)
+        assert y.dtype == F.conv3d(X, W).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+def test_module_is_a_drop_in(mode: str) -> None:
+    theirs = torch.nn.Conv3d(4, 6, 3, stride=2, padding=1, padding_mode=mode)
+    ours = nn.Conv3d(4, 6, 3, stride=2, padding=1, padding_mode=mode)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 4, 6, 7, 8)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_second_derivatives() -> None:
+    def leaf(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    def function(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return ops.conv3d(x, w, b, stride=(1, 2, 1), padding=1, groups=2).tanh()
+
+    inputs = (leaf(2, 2, 3, 4, 3), leaf(4, 1, 3, 2, 3), leaf(4))
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)

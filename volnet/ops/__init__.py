@@ -1,0 +1,5 @@
+"""Operators for volumes, with the arguments of :mod:`torch.nn.functional` where torch has them."""
+
+from volnet.ops.conv3d import conv3d
+
+__all__ = ["conv3d"]
