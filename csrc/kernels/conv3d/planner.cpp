@@ -73,6 +73,7 @@ void plan_depthwise(const DirectKernel& kernel, Convolution& call) {
   call.k_block = kernel.width;
   call.rows = rows_a_piece(height.count, call.batch * depth.count);
   call.pieces = call.batch * depth.count * ceil_div(height.count, call.rows);
+  call.scratch = static_cast<int64_t>(depth.taps.size() * height.taps.size() * sizeof(TapRow));
 }
 
 void plan(const GradientKernel& kernel, int64_t element_size, WeightGradient& call) {
