@@ -4,6 +4,7 @@
 
 #include "isa/dispatch.h"
 #include "isa/isa.h"
+#include "kernels/conv3d/planner.h"
 #include "memory/pool.h"
 
 namespace py = pybind11;
@@ -26,6 +27,25 @@ PYBIND11_MODULE(_C, m) {
                         kernel->calls.load(std::memory_order_relaxed));
     }
     return rows;
+  });
+
+  // The plan of a float32 conv3d forward pass; padding is [begin, end] of each axis.
+  m.def("conv3d_plan", [](const std::array<int64_t, 5>& input, const std::array<int64_t, 5>& weight,
+                          const std::array<int64_t, 3>& stride, const std::array<int64_t, 6>& padding,
+                          const std::array<int64_t, 3>& dilation, int64_t groups) {
+    std::array<conv3d::AxisArguments, 3> axes;
+    for (size_t i = 0; i < 3; ++i) {
+      axes[i] = {input[2 + i], weight[2 + i], stride[i], padding[2 * i], padding[2 * i + 1], dilation[i]};
+    }
+    const auto [kernel, call] =
+        conv3d::plan_forward_f32(axes, input[0], groups, weight[1], weight[0] / groups);
+    py::dict d;
+    d["kernel"] = kernel;
+    d["pieces"] = call.pieces;
+    d["rows_a_piece"] = call.rows;
+    d["k_block"] = call.k_block;
+    d["scratch_bytes_a_worker"] = call.scratch;
+    return d;
   });
 
   m.def("memory_stats", [] {

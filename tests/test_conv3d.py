@@ -1,8 +1,10 @@
-"""What the case table cannot say of conv3d: errors, torch's own samples, random shapes, autocast, the module."""
+"""What the case table cannot say of conv3d: errors, torch's samples, random shapes, autocast, the module."""
 
 from __future__ import annotations
 
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.opinfo import opinfo_samples
-from volnet import nn, ops
+from volnet import _C, isa, nn, ops
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 X = torch.zeros(1, 4, 5, 6, 7)
 W = torch.zeros(8, 4, 3, 3, 3)
@@ -58,7 +65,9 @@ def test_unknown_padding_and_wrong_types() -> None:
 def test_torchs_own_samples(dtype: torch.dtype) -> None:
     ran = 0
     for sample in opinfo_samples("nn.functional.conv3d", dtype):
-        leaves = [t.detach().clone().requires_grad_() for t in (sample.input, *sample.args) if torch.is_tensor(t)]
+        leaves = [
+            t.detach().clone().requires_grad_() for t in (sample.input, *sample.args) if torch.is_tensor(t)
+        ]
         others = [t for t in sample.args if not torch.is_tensor(t)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -129,3 +138,22 @@ def test_second_derivatives() -> None:
 
     inputs = (leaf(2, 2, 3, 4, 3), leaf(4, 1, 3, 2, 3), leaf(4))
     assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
+
+
+SHAPES = Path(__file__).parents[1] / "benchmarks" / "shapes" / "conv3d.toml"
+
+
+@pytest.mark.parametrize("shape", tomllib.loads(SHAPES.read_text())["shape"], ids=lambda s: s["name"])
+def test_plans_keep_many_cores_busy(shape: dict) -> None:
+    """At batch 1: four pieces of work for each of 112 cores, or one an output row where there are fewer."""
+    kernel = shape.get("kernel_size", [3, 3, 3])
+    padding = [side for k in kernel for side in [k // 2] * 2]
+    stride, groups = [shape.get("stride", 1)] * 3, shape.get("groups", 1)
+    volume = [1, shape["in_channels"], *shape["size"]]
+    weight = [shape["out_channels"], shape["in_channels"] // groups, *kernel]
+    with isa.limit("avx2"):
+        plan = _C.conv3d_plan(volume, weight, stride, padding, [1] * 3, groups)
+    assert plan["kernel"] == f"conv3d_f32_{'depthwise' if groups > 1 else 'direct'}_avx2"
+    depth, height = shape["size"][0] // stride[0], shape["size"][1] // stride[1]
+    assert plan["pieces"] >= min(4 * 112, depth * height)
+    assert plan["scratch_bytes_a_worker"] < 2**20

@@ -7,6 +7,7 @@
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "isa/isa.h"
@@ -41,14 +42,13 @@ class KernelTable {
   // The kernel of the highest level not above the active one. A table starts with its scalar kernel, so there
   // is always one.
   Function best() const {
-    const Level limit = active();
-    Entry* chosen = entries_.front().get();
-    for (const auto& entry : entries_) {
-      if (entry->info.level <= limit) chosen = entry.get();
-    }
-    chosen->info.calls.fetch_add(1, std::memory_order_relaxed);
-    return chosen->run;
+    Entry& entry = chosen();
+    entry.info.calls.fetch_add(1, std::memory_order_relaxed);
+    return entry.run;
   }
+
+  // What best() would take, by name and without counting a call.
+  std::pair<std::string, Function> preview() const { return {chosen().info.name, chosen().run}; }
 
  private:
   struct Entry {
@@ -56,6 +56,16 @@ class KernelTable {
     Function run;
     explicit Entry(const Line& line) : info(line.name, line.level), run(line.run) {}
   };
+
+  Entry& chosen() const {
+    const Level limit = active();
+    Entry* chosen = entries_.front().get();
+    for (const auto& entry : entries_) {
+      if (entry->info.level <= limit) chosen = entry.get();
+    }
+    return *chosen;
+  }
+
   std::vector<std::unique_ptr<Entry>> entries_;
 };
 

@@ -75,7 +75,7 @@ template <class S>
 void convolve(Convolution call, const Tensor& weight, const conv3d::WeightStrides& strides) {
   using A = compute_t<S>;
   const S* w = data<S>(weight);
-  if (call.channels == 1 && call.filters == 1 && call.groups > 1) {
+  if (is_depthwise(call)) {
     const auto kernel = Tables<S>::depthwise().best();
     plan_depthwise(kernel, call);
     const memory::Scratch packed(packed_depthwise_size(call) * static_cast<int64_t>(sizeof(A)),

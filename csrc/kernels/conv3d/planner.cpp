@@ -76,6 +76,25 @@ void plan_depthwise(const DirectKernel& kernel, Convolution& call) {
   call.scratch = static_cast<int64_t>(depth.taps.size() * height.taps.size() * sizeof(TapRow));
 }
 
+Plan plan_forward_f32(const std::array<AxisArguments, 3>& axes, int64_t batch, int64_t groups,
+                      int64_t channels, int64_t filters) {
+  Plan result;
+  Convolution& call = result.call;
+  call.batch = batch;
+  call.groups = groups;
+  call.channels = channels;
+  call.filters = filters;
+  for (size_t i = 0; i < 3; ++i) call.axes[i] = forward_axis(axes[i]);
+  const auto [name, kernel] = (is_depthwise(call) ? depthwise_f32 : direct_f32).preview();
+  result.kernel = name;
+  if (is_depthwise(call)) {
+    plan_depthwise(kernel, call);
+  } else {
+    plan(kernel, sizeof(float), call);
+  }
+  return result;
+}
+
 void plan(const GradientKernel& kernel, int64_t element_size, WeightGradient& call) {
   const auto& [depth, height, width] = call.axes;
   call.k_block = call.filters <= kernel.width ? kernel.width : 2 * kernel.width;

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "kernels/conv3d/conv3d.h"
@@ -27,6 +28,19 @@ std::vector<Axis> data_gradient_axes(const AxisArguments& arguments);
 void plan(const DirectKernel& kernel, int64_t element_size, Convolution& call);
 void plan_depthwise(const DirectKernel& kernel, Convolution& call);
 void plan(const GradientKernel& kernel, int64_t element_size, WeightGradient& call);
+
+// Packed weights of one channel a group and one filter a group are a depthwise convolution's.
+inline bool is_depthwise(const Convolution& call) {
+  return call.channels == 1 && call.filters == 1 && call.groups > 1;
+}
+
+// What a float32 forward pass would run, for those who ask.
+struct Plan {
+  std::string kernel;
+  Convolution call;
+};
+Plan plan_forward_f32(const std::array<AxisArguments, 3>& axes, int64_t batch, int64_t groups,
+                      int64_t channels, int64_t filters);
 
 // Where weight element (group, filter, channel, tap) lies, in elements.
 struct WeightStrides {
