@@ -42,7 +42,7 @@ clean:  ## everything that was built, and the environment
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch setuptools pybind11 ninja numpy
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch numpy setuptools wheel pybind11 ninja build
 	@touch $@
 
 $(BUILT): $(STAMP) setup.py $(CSRC)
