@@ -22,7 +22,8 @@ test-slow: $(BUILT)  ## the tests that take minutes
 	$(RUN) -m pytest -m slow
 
 bench: $(BUILT)  ## every operator side by side with its peers; writes benchmarks/results/ops.json
-	$(RUN) benchmarks/ops.py
+	mkdir -p benchmarks/results
+	$(RUN) -m pytest benchmarks/ops.py --benchmark-quiet --benchmark-json=benchmarks/results/ops.json
 
 lint: $(BUILT)  ## ruff, mypy, clang-format
 	$(VENV)/bin/ruff check .

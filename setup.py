@@ -1,6 +1,6 @@
 """Builds volnet._C. Everything else about the package is in pyproject.toml.
 
-Nothing of the building machine is probed: every instruction set is compiled, and chosen when the program runs.
+Nothing of the building machine is probed: every instruction set is compiled and chosen at run time.
 """
 
 import os

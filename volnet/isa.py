@@ -1,8 +1,8 @@
 """Instruction sets: what this machine has, and which of them volnet uses.
 
-The environment variable ``VOLNET_MAX_ISA`` (``scalar``, ``avx2``, ``avx512``, ``avx512_bf16`` or ``amx``) caps
-the level for the whole process; :func:`limit` caps it for a block of code. A cap never forces a level that the
-machine lacks.
+The environment variable ``VOLNET_MAX_ISA`` (``scalar``, ``avx2``, ``avx512``, ``avx512_bf16`` or ``amx``)
+caps the level for the whole process; :func:`limit` caps it for a block of code. A cap never forces a level
+that the machine lacks.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ def available() -> tuple[str, ...]:
     >>> available()[0]
     'scalar'
     """
-    levels: list[str] = _C.isa_levels()
+    levels = _C.isa_levels()
     return tuple(levels[: levels.index(_C.isa_detected()) + 1])
 
 
 def active() -> str:
     """The highest level in use on this thread."""
-    name: str = _C.isa_active()
-    return name
+    return _C.isa_active()
 
 
 @contextmanager
@@ -51,5 +50,4 @@ def limit(level: str) -> Iterator[None]:
 
 def kernels() -> list[tuple[str, str, int]]:
     """Every compiled kernel as (name, level, calls in this process so far)."""
-    rows: list[tuple[str, str, int]] = _C.kernels()
-    return sorted(rows)
+    return sorted(_C.kernels())

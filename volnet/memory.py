@@ -18,20 +18,19 @@ def stats() -> dict[str, int]:
     >>> sorted(stats())
     ['allocations', 'cached', 'from_system', 'in_use', 'limit', 'peak']
     """
-    result: dict[str, int] = _C.memory_stats()
-    return result
+    return _C.memory_stats()
 
 
 def trim() -> int:
     """Gives all free blocks back to the operating system and returns how many bytes they had."""
-    freed: int = _C.memory_trim()
-    return freed
+    return _C.memory_trim()
 
 
 def set_limit(limit: int | None) -> None:
     """Lets the pool hold no more than ``limit`` bytes, in use and cached together; ``None`` lifts the limit.
 
-    An operator that would need more raises ``RuntimeError`` naming its shape, the bytes asked for and those in use.
+    An operator that would need more raises ``RuntimeError`` naming its shape, the bytes asked for and those
+    in use.
 
     Raises:
         ValueError: ``limit`` is not positive.

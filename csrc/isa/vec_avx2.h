@@ -51,6 +51,18 @@ struct Vec {
   using Mask = __m256;
   static inline Mask greater(Vec a, Vec b) { return _mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ); }
   static inline Mask equal(Vec a, Vec b) { return _mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ); }
+  static inline Mask equal(const int64_t* p, int64_t n, int64_t value) {
+    int64_t buffer[width];
+    if (n < width) {
+      std::fill_n(buffer, width, ~value);
+      std::memcpy(buffer, p, static_cast<size_t>(n) * sizeof *p);
+      p = buffer;
+    }
+    const __m256i all = _mm256_set1_epi64x(value);
+    const __m256i low = _mm256_cmpeq_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), all);
+    const __m256i high = _mm256_cmpeq_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 4)), all);
+    return even({_mm256_castsi256_ps(low)}, {_mm256_castsi256_ps(high)}).v;
+  }
   static inline Mask is_nan(Vec a) { return _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q); }
   static inline Mask both(Mask a, Mask b) { return _mm256_and_ps(a, b); }
   static inline Mask either(Mask a, Mask b) { return _mm256_or_ps(a, b); }
@@ -85,9 +97,6 @@ struct VecInt {
   static inline VecInt iota() { return {_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)}; }
   static inline Vec::Mask less(VecInt a, VecInt b) {
     return _mm256_castsi256_ps(_mm256_cmpgt_epi32(b.v, a.v));
-  }
-  static inline Vec::Mask equal(VecInt a, VecInt b) {
-    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a.v, b.v));
   }
   static inline VecInt even(VecInt a, VecInt b) {
     const Vec mixed = Vec::even({_mm256_castsi256_ps(a.v)}, {_mm256_castsi256_ps(b.v)});

@@ -47,6 +47,13 @@ struct Vec {
   using Mask = __mmask16;
   static inline Mask greater(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ); }
   static inline Mask equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ); }
+  static inline Mask equal(const int64_t* p, int64_t n, int64_t value) {
+    const __m512i all = _mm512_set1_epi64(value);
+    const __mmask16 lanes = lanes_below(n);
+    const auto low = static_cast<__mmask8>(lanes), high = static_cast<__mmask8>(lanes >> 8);
+    return _mm512_kunpackb(_mm512_mask_cmpeq_epi64_mask(high, _mm512_maskz_loadu_epi64(high, p + 8), all),
+                           _mm512_mask_cmpeq_epi64_mask(low, _mm512_maskz_loadu_epi64(low, p), all));
+  }
   static inline Mask is_nan(Vec a) { return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q); }
   static inline Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
   static inline Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
@@ -54,9 +61,7 @@ struct Vec {
     return _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   }
   static inline Vec even(Vec a, Vec b) { return {_mm512_permutex2var_ps(a.v, even_lanes(), b.v)}; }
-  static inline bool any_greater(Vec a, Vec b) {
-    return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ) != 0;
-  }
+  static inline bool any_greater(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ) != 0; }
   inline float sum() const {
     const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -81,7 +86,6 @@ struct VecInt {
     return {_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)};
   }
   static inline Vec::Mask less(VecInt a, VecInt b) { return _mm512_cmplt_epi32_mask(a.v, b.v); }
-  static inline Vec::Mask equal(VecInt a, VecInt b) { return _mm512_cmpeq_epi32_mask(a.v, b.v); }
   static inline VecInt even(VecInt a, VecInt b) {
     return {_mm512_permutex2var_epi32(a.v, Vec::even_lanes(), b.v)};
   }

@@ -34,6 +34,8 @@ struct Vec {
   static inline Mask is_nan(Vec a) { return a.v != a.v; }
   static inline Mask both(Mask a, Mask b) { return a && b; }
   static inline Mask either(Mask a, Mask b) { return a || b; }
+  // Lanes i < n where p[i] == value.
+  static inline Mask equal(const int64_t* p, int64_t n, int64_t value) { return n > 0 && *p == value; }
   // Elements 0, 2, 4, ... of a followed by b.
   static inline Vec even(Vec a, Vec) { return a; }
   // Whether a > b in any lane; not where one of them is NaN.
@@ -56,7 +58,6 @@ struct VecInt {
   // 0, 1, 2, ...
   static inline VecInt iota() { return {0}; }
   static inline Vec::Mask less(VecInt a, VecInt b) { return a.v < b.v; }
-  static inline Vec::Mask equal(VecInt a, VecInt b) { return a.v == b.v; }
   static inline VecInt even(VecInt a, VecInt) { return a; }
   // p[v] in each lane.
   inline Vec gather(const float* p) const { return {p[v]}; }
@@ -86,6 +87,9 @@ struct VecDouble {
   static inline VecDouble select(bool mask, VecDouble yes, VecDouble no) { return mask ? yes : no; }
   static inline bool greater(VecDouble a, VecDouble b) { return a.v > b.v; }
   static inline bool equal(VecDouble a, VecDouble b) { return a.v == b.v; }
+  static inline bool is_nan(VecDouble a) { return a.v != a.v; }
+  static inline bool both(bool a, bool b) { return a && b; }
+  static inline bool either(bool a, bool b) { return a || b; }
   static inline bool any_greater(VecDouble a, VecDouble b) { return a.v > b.v; }
   inline double sum() const { return v; }
 };

@@ -31,8 +31,8 @@ class Sample:
 class Case:
     """An operator, its reference, and what it is called with.
 
-    ``tolerance`` is the largest error in units of epsilon times the largest value of the reference: say next to
-    it why it is that large. ``0`` demands equality.
+    ``tolerance`` is the largest error in units of epsilon times the largest value of the reference: say
+    next to it why it is that large. ``0`` demands equality.
     """
 
     name: str  # stem of the operator; kernels are called NAME_...

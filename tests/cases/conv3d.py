@@ -70,7 +70,7 @@ CASES = [
         function=ops.conv3d,
         reference=reference,
         samples=samples,
-        # A sum of n products errs by about sqrt(n) epsilon of its largest term; the largest n here is 33 * 27.
+        # A sum of n products errs by about sqrt(n) epsilon of its largest term; here n is at most 33 * 27.
         tolerance=32,
         # The bfloat16 gradient of the output is itself rounded; sums run over all positions.
         gradient_tolerance=64,

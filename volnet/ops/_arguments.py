@@ -1,4 +1,4 @@
-"""Checks that every operator makes of its arguments, in the caller's terms and with torch's exception classes."""
+"""Checks of arguments that operators share: in the caller's terms, with torch's exception classes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def check_tensor(op: str, name: str, value: Tensor, dtypes: Sequence[torch.dtype
 
 
 def check_boxes(op: str, name: str, value: Tensor) -> None:
-    """Boxes [K, 6]; their values are checked where they are read, so that a graph can be traced without them."""
+    """Boxes [K, 6]; their values are checked where they are read, so that a graph traces without them."""
     check_tensor(op, name, value)
     if value.dim() != 2 or value.shape[1] != 6:
         raise RuntimeError(f"{op}: {name} must be [K, 6], got shape {tuple(value.shape)}")

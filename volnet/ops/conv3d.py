@@ -25,21 +25,22 @@ def conv3d(
 ) -> Tensor:
     """Convolves a volume, as :func:`torch.nn.functional.conv3d` does.
 
-    ``y[n, k, o] = bias[k] + sum over c, t of input[n, c, o * stride - padding + t * dilation] * weight[k, c, t]``
+    ``y[n, k, o] = bias[k] + sum over c and t of weight[k, c, t] * input[n, c, o * stride - padding +
+    t * dilation]``
 
     Args:
         input: [N, C, D, H, W] or [C, D, H, W]; float32, bfloat16 or float64.
         weight: [K, C / groups, kd, kh, kw], of the dtype of ``input``.
         bias: [K] or none.
         stride: step of the output, one number or one an axis.
-        padding: zeros added on both sides, or ``"valid"`` (none), or ``"same"`` (as many as keep the size; needs
-            ``stride=1``).
+        padding: zeros added on both sides, or ``"valid"`` (none), or ``"same"`` (as many as keep the size;
+            needs ``stride=1``).
         dilation: distance between the taps of the kernel.
         groups: input and output channels are split into this many independent convolutions.
 
     Returns:
-        [N, K, D', H', W'] in the layout of ``input`` (plain or channels_last_3d). bfloat16 is summed in float32
-        and rounded once.
+        [N, K, D', H', W'] in the layout of ``input`` (plain or channels_last_3d). bfloat16 is summed in
+        float32 and rounded once.
 
     Raises:
         RuntimeError: shapes, dtypes or devices do not fit, or the kernel is larger than the padded input.
@@ -60,8 +61,8 @@ def conv3d(
     filters, channels = weight.shape[:2]
     if volume.shape[1] != channels * groups:
         raise RuntimeError(
-            f"conv3d: input of shape {tuple(input.shape)} has {volume.shape[1]} channels, but weight of shape "
-            f"{tuple(weight.shape)} with groups={groups} expects {channels * groups}"
+            f"conv3d: input of shape {tuple(input.shape)} has {volume.shape[1]} channels, but weight of "
+            f"shape {tuple(weight.shape)} with groups={groups} expects {channels * groups}"
         )
     if filters % groups != 0 or filters == 0:
         raise RuntimeError(f"conv3d: {filters} filters cannot be divided into groups={groups}")
@@ -82,8 +83,8 @@ def conv3d(
         reach = dilations[axis] * (kernel[axis] - 1) + 1
         if padded < reach:
             raise RuntimeError(
-                f"conv3d: a kernel of {reach} voxels ({kernel[axis]} taps, dilation {dilations[axis]}) does not "
-                f"fit the padded input of {padded} on axis {'DHW'[axis]}; input {tuple(input.shape)}"
+                f"conv3d: a kernel of {reach} voxels ({kernel[axis]} taps, dilation {dilations[axis]}) "
+                f"does not fit the padded input of {padded} on axis {'DHW'[axis]}; input {tuple(input.shape)}"
             )
     result = torch.ops.volnet.conv3d(volume, weight, bias, strides, paddings, dilations, groups)
     return result.squeeze(0) if unbatched else result
