@@ -1,5 +1,7 @@
 """Modules: drop-ins for :mod:`torch.nn`, with the same constructors and ``state_dict``."""
 
+from volnet.nn.avg_pool3d import AvgPool3d
 from volnet.nn.conv3d import Conv3d
+from volnet.nn.max_pool3d import MaxPool3d
 
-__all__ = ["Conv3d"]
+__all__ = ["AvgPool3d", "Conv3d", "MaxPool3d"]

@@ -1,0 +1,14 @@
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "isa/bfloat16.h"
+#include "kernels/avg_pool3d/avg_pool3d.h"
+
+#include "isa/avx512_begin.h"
+namespace volnet::avg_pool3d::VOLNET_ISA {
+#include "isa/vec_avx512.h"
+#include "kernels/avg_pool3d/body.h"
+}  // namespace volnet::avg_pool3d::VOLNET_ISA
+#include "isa/avx512_end.h"

@@ -1,0 +1,293 @@
+// The vector kernels, over Vec. Included inside the level's namespace, once.
+
+using pooling::outputs_touching;
+using pooling::Range;
+using pooling::taps_inside;
+
+constexpr int most_blocks = 4;
+
+template <class T>
+inline Vec load_up_to(const T* p, int64_t n) {
+  return n == Vec::width ? Vec::load(p) : Vec::load(p, n);
+}
+
+template <class T>
+inline void store_up_to(Vec v, T* p, int64_t n) {
+  if (n == Vec::width) {
+    v.store(p);
+  } else {
+    v.store(p, n);
+  }
+}
+
+// Elements p[0], p[stride], p[2 * stride], ...; stride 0 stands for one that is only known in `offsets`.
+template <int stride>
+inline Vec load_strided(const float* p, VecInt offsets) {
+  if constexpr (stride == 1) {
+    return Vec::load(p);
+  } else if constexpr (stride == 2) {
+    return Vec::even(Vec::load(p), Vec::load(p + Vec::width));
+  } else {
+    return offsets.gather(p);
+  }
+}
+
+template <int stride, class T>
+inline void sum_row(const Params& p, const float* sums, const float* divisors, Vec row, T* y) {
+  const VecInt offsets = VecInt::iota() * VecInt::broadcast(static_cast<int32_t>(p.w.stride));
+  for (int64_t w = 0; w < p.w.out; w += Vec::width) {
+    Vec sum = Vec::zero();
+    for (int64_t j = 0; j < p.w.kernel; ++j) {
+      sum = sum + load_strided<stride>(sums + w * p.w.stride + j, offsets);
+    }
+    const Vec mean = sum / (row * Vec::load(divisors + w));
+    store_up_to(mean, y + w, std::min(Vec::width, p.w.out - w));
+  }
+}
+
+template <class T>
+void forward_plain(const Params& p, int64_t row_begin, int64_t row_end, float* scratch) {
+  const int64_t length = forward_row(p);
+  float* sums = scratch;
+  float* divisors = scratch + length;
+  std::fill_n(sums, length, 0.0f);
+  std::fill_n(divisors, round_up(p.w.out), 1.0f);
+  for (int64_t w = 0; w < p.w.out; ++w) divisors[w] = static_cast<float>(column_divisor(p, w));
+
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, plane = row / (p.h.out * p.d.out);
+    const Range d = taps_inside(p.d, od), h = taps_inside(p.h, oh);
+    const T* first =
+        static_cast<const T*>(p.source) +
+        ((plane * p.d.in + position(p.d, od, d.begin)) * p.h.in + position(p.h, oh, h.begin)) * p.w.in;
+    for (int64_t w = 0; w < p.w.in; w += Vec::width) {
+      const int64_t n = std::min(Vec::width, p.w.in - w);
+      Vec sum = Vec::zero();
+      for (int64_t i = 0; i < d.end - d.begin; ++i) {
+        const T* x = first + i * p.h.in * p.w.in + w;
+        for (int64_t j = h.begin; j < h.end; ++j, x += p.w.in) sum = sum + load_up_to(x, n);
+      }
+      sum.store(sums + p.w.padding + w);  // lanes past the row are zero, as the padding is
+    }
+    const Vec divisor = Vec::broadcast(static_cast<float>(row_divisor(p, od, oh)));
+    T* y = static_cast<T*>(p.result) + row * p.w.out;
+    if (p.w.stride == 1) {
+      sum_row<1>(p, sums, divisors, divisor, y);
+    } else if (p.w.stride == 2) {
+      sum_row<2>(p, sums, divisors, divisor, y);
+    } else {
+      sum_row<0>(p, sums, divisors, divisor, y);
+    }
+  }
+}
+
+// One output voxel, `blocks` vectors of channels, the last of them with `last` channels. x: the channels'
+// first element at the window's first tap.
+template <int blocks, class T>
+inline void mean_voxel(const Params& p, const T* x, int64_t taps_d, int64_t taps_h, int64_t taps_w,
+                       Vec divisor, int64_t last, T* y) {
+  Vec sum[blocks];
+  for (int b = 0; b < blocks; ++b) sum[b] = Vec::zero();
+  for (int64_t i = 0; i < taps_d; ++i) {
+    for (int64_t j = 0; j < taps_h; ++j) {
+      const T* voxel = x + (i * p.h.in + j) * p.w.in * p.channels;
+      for (int64_t k = 0; k < taps_w; ++k, voxel += p.channels) {
+        for (int b = 0; b < blocks; ++b) {
+          sum[b] = sum[b] + load_up_to(voxel + b * Vec::width, b + 1 < blocks ? Vec::width : last);
+        }
+      }
+    }
+  }
+  for (int b = 0; b < blocks; ++b) {
+    store_up_to(sum[b] / divisor, y + b * Vec::width, b + 1 < blocks ? Vec::width : last);
+  }
+}
+
+template <class T>
+void forward_channels_last(const Params& p, int64_t row_begin, int64_t row_end) {
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, image = row / (p.h.out * p.d.out);
+    const Range d = taps_inside(p.d, od), h = taps_inside(p.h, oh);
+    const int64_t first =
+        ((image * p.d.in + position(p.d, od, d.begin)) * p.h.in + position(p.h, oh, h.begin)) * p.w.in;
+    const auto divisor = static_cast<float>(row_divisor(p, od, oh));
+    for (int64_t ow = 0; ow < p.w.out; ++ow) {
+      const Range w = taps_inside(p.w, ow);
+      const T* x = static_cast<const T*>(p.source) + (first + position(p.w, ow, w.begin)) * p.channels;
+      T* y = static_cast<T*>(p.result) + (row * p.w.out + ow) * p.channels;
+      const Vec whole = Vec::broadcast(divisor * static_cast<float>(column_divisor(p, ow)));
+      const int64_t taps_d = d.end - d.begin, taps_h = h.end - h.begin, taps_w = w.end - w.begin;
+      for (int64_t c = 0; c < p.channels;) {
+        const int64_t left = p.channels - c;
+        const int64_t blocks = std::min<int64_t>((left + Vec::width - 1) / Vec::width, most_blocks);
+        const int64_t last = std::min(Vec::width, left - (blocks - 1) * Vec::width);
+        if (blocks == 4) {
+          mean_voxel<4>(p, x + c, taps_d, taps_h, taps_w, whole, last, y + c);
+        } else if (blocks == 3) {
+          mean_voxel<3>(p, x + c, taps_d, taps_h, taps_w, whole, last, y + c);
+        } else if (blocks == 2) {
+          mean_voxel<2>(p, x + c, taps_d, taps_h, taps_w, whole, last, y + c);
+        } else {
+          mean_voxel<1>(p, x + c, taps_d, taps_h, taps_w, whole, last, y + c);
+        }
+        c += blocks * Vec::width;
+      }
+    }
+  }
+}
+
+// Whether row (d, h) of dx is the same as the one before it, because the same windows hold both.
+inline bool same_windows(const Params& p, int64_t row, int64_t row_begin) {
+  const int64_t h = row % p.h.in;
+  if (row == row_begin || h == 0) return false;
+  const Range here = outputs_touching(p.h, h, h + 1), before = outputs_touching(p.h, h - 1, h);
+  return here.begin == before.begin && here.end == before.end;
+}
+
+template <class T>
+void backward_plain(const Params& p, int64_t row_begin, int64_t row_end, float* scratch) {
+  // A column w takes from sums[w + padding - j], j < kernel, where the stride is 1: `left` keeps that
+  // positive.
+  const int64_t length = backward_row(p), columns = round_up(p.w.out), most = pooling::most_outputs(p.w);
+  const int64_t left = p.w.kernel - 1 - p.w.padding;
+  const bool table = uses_table(p.w);
+  float* row_sums = scratch;
+  float* sums = table ? row_sums : row_sums + left;
+  float* scales = row_sums + length;
+  auto* windows = reinterpret_cast<int32_t*>(scales + columns);
+  std::fill_n(row_sums, length, 0.0f);
+  std::fill_n(scales, columns, 0.0f);
+  for (int64_t w = 0; w < p.w.out; ++w) scales[w] = 1.0f / static_cast<float>(column_divisor(p, w));
+  if (table) {
+    std::fill_n(windows, most * round_up(p.w.in), static_cast<int32_t>(length - 1));  // always zero
+    for (int64_t w = 0; w < p.w.in; ++w) {
+      const Range of = outputs_touching(p.w, w, w + 1);
+      for (int64_t o = of.begin; o < of.end; ++o) {
+        windows[(o - of.begin) * round_up(p.w.in) + w] = static_cast<int32_t>(o);
+      }
+    }
+  }
+
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    T* dx = static_cast<T*>(p.result) + row * p.w.in;
+    if (same_windows(p, row, row_begin)) {
+      std::memcpy(dx, dx - p.w.in, static_cast<size_t>(p.w.in) * sizeof(T));
+      continue;
+    }
+    const int64_t h = row % p.h.in, d = row / p.h.in % p.d.in, plane = row / (p.h.in * p.d.in);
+    const Range od = outputs_touching(p.d, d, d + 1), oh = outputs_touching(p.h, h, h + 1);
+    for (int64_t w = 0; w < p.w.out; w += Vec::width) {
+      const int64_t n = std::min(Vec::width, p.w.out - w);
+      Vec sum = Vec::zero();
+      for (int64_t i = od.begin; i < od.end; ++i) {
+        const T* dy =
+            static_cast<const T*>(p.source) + ((plane * p.d.out + i) * p.h.out + oh.begin) * p.w.out + w;
+        for (int64_t j = oh.begin; j < oh.end; ++j, dy += p.w.out) {
+          const Vec scale = Vec::broadcast(1.0f / static_cast<float>(row_divisor(p, i, j)));
+          sum = Vec::fma(load_up_to(dy, n), scale, sum);
+        }
+      }
+      (sum * Vec::load(scales + w)).store(sums + w);
+    }
+    for (int64_t w = 0; w < p.w.in; w += Vec::width) {
+      Vec sum = Vec::zero();
+      if (table) {
+        for (int64_t i = 0; i < most; ++i) {
+          sum = sum + VecInt::load(windows + i * round_up(p.w.in) + w).gather(sums);
+        }
+      } else {
+        for (int64_t j = 0; j < p.w.kernel; ++j) sum = sum + Vec::load(sums + w + p.w.padding - j);
+      }
+      store_up_to(sum, dx + w, std::min(Vec::width, p.w.in - w));
+    }
+  }
+}
+
+// One voxel of dx, `blocks` vectors of channels, the last of them with `last` channels. dy: the channels'
+// first element in the image.
+template <int blocks, class T>
+inline void gather_voxel(const Params& p, const T* dy, Range d, Range h, Range w, int64_t last, T* dx) {
+  Vec sum[blocks];
+  for (int b = 0; b < blocks; ++b) sum[b] = Vec::zero();
+  for (int64_t i = d.begin; i < d.end; ++i) {
+    for (int64_t j = h.begin; j < h.end; ++j) {
+      const auto row = static_cast<float>(row_divisor(p, i, j));
+      const T* voxel = dy + ((i * p.h.out + j) * p.w.out + w.begin) * p.channels;
+      for (int64_t k = w.begin; k < w.end; ++k, voxel += p.channels) {
+        const Vec scale = Vec::broadcast(1.0f / (row * static_cast<float>(column_divisor(p, k))));
+        for (int b = 0; b < blocks; ++b) {
+          const Vec gradient = load_up_to(voxel + b * Vec::width, b + 1 < blocks ? Vec::width : last);
+          sum[b] = Vec::fma(gradient, scale, sum[b]);
+        }
+      }
+    }
+  }
+  for (int b = 0; b < blocks; ++b) {
+    store_up_to(sum[b], dx + b * Vec::width, b + 1 < blocks ? Vec::width : last);
+  }
+}
+
+template <class T>
+void backward_channels_last(const Params& p, int64_t row_begin, int64_t row_end) {
+  const int64_t row_elements = p.w.in * p.channels;
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    T* row_dx = static_cast<T*>(p.result) + row * row_elements;
+    if (same_windows(p, row, row_begin)) {
+      std::memcpy(row_dx, row_dx - row_elements, static_cast<size_t>(row_elements) * sizeof(T));
+      continue;
+    }
+    const int64_t h = row % p.h.in, d = row / p.h.in % p.d.in, image = row / (p.h.in * p.d.in);
+    const Range od = outputs_touching(p.d, d, d + 1), oh = outputs_touching(p.h, h, h + 1);
+    const T* dy = static_cast<const T*>(p.source) + image * p.d.out * p.h.out * p.w.out * p.channels;
+    Range before{0, 0};
+    for (int64_t w = 0; w < p.w.in; ++w) {
+      const Range ow = outputs_touching(p.w, w, w + 1);
+      T* dx = row_dx + w * p.channels;
+      if (w > 0 && ow.begin == before.begin && ow.end == before.end) {
+        std::memcpy(dx, dx - p.channels, static_cast<size_t>(p.channels) * sizeof(T));
+        continue;
+      }
+      before = ow;
+      for (int64_t c = 0; c < p.channels;) {
+        const int64_t left = p.channels - c;
+        const int64_t blocks = std::min<int64_t>((left + Vec::width - 1) / Vec::width, most_blocks);
+        const int64_t last = std::min(Vec::width, left - (blocks - 1) * Vec::width);
+        if (blocks == 4) {
+          gather_voxel<4>(p, dy + c, od, oh, ow, last, dx + c);
+        } else if (blocks == 3) {
+          gather_voxel<3>(p, dy + c, od, oh, ow, last, dx + c);
+        } else if (blocks == 2) {
+          gather_voxel<2>(p, dy + c, od, oh, ow, last, dx + c);
+        } else {
+          gather_voxel<1>(p, dy + c, od, oh, ow, last, dx + c);
+        }
+        c += blocks * Vec::width;
+      }
+    }
+  }
+}
+
+void forward_plain_f32(const Params& p, int64_t begin, int64_t end, float* scratch) {
+  forward_plain<float>(p, begin, end, scratch);
+}
+void forward_plain_bf16(const Params& p, int64_t begin, int64_t end, float* scratch) {
+  forward_plain<bfloat16>(p, begin, end, scratch);
+}
+void forward_channels_last_f32(const Params& p, int64_t begin, int64_t end, float*) {
+  forward_channels_last<float>(p, begin, end);
+}
+void forward_channels_last_bf16(const Params& p, int64_t begin, int64_t end, float*) {
+  forward_channels_last<bfloat16>(p, begin, end);
+}
+void backward_plain_f32(const Params& p, int64_t begin, int64_t end, float* scratch) {
+  backward_plain<float>(p, begin, end, scratch);
+}
+void backward_plain_bf16(const Params& p, int64_t begin, int64_t end, float* scratch) {
+  backward_plain<bfloat16>(p, begin, end, scratch);
+}
+void backward_channels_last_f32(const Params& p, int64_t begin, int64_t end, float*) {
+  backward_channels_last<float>(p, begin, end);
+}
+void backward_channels_last_bf16(const Params& p, int64_t begin, int64_t end, float*) {
+  backward_channels_last<bfloat16>(p, begin, end);
+}

@@ -1,0 +1,75 @@
+#include "kernels/avg_pool3d/avg_pool3d.h"
+
+namespace volnet::avg_pool3d {
+
+using isa::Level;
+
+int64_t forward_row(const Params& p) {
+  const int64_t read = (round_up(p.w.out) - 1) * p.w.stride + p.w.kernel + widest;
+  return round_up(std::max(p.w.padding + p.w.in + widest, read));
+}
+
+bool uses_table(const pooling::Axis& a) { return a.stride > 1 || a.out < a.kernel; }
+
+int64_t backward_row(const Params& p) {
+  if (uses_table(p.w)) return round_up(p.w.out) + widest;
+  return round_up(p.w.kernel + std::max(round_up(p.w.out), round_up(p.w.in)) + widest);
+}
+
+int64_t forward_scratch(const Params& p) { return forward_row(p) + round_up(p.w.out); }
+
+int64_t backward_scratch(const Params& p) {
+  const int64_t table = uses_table(p.w) ? pooling::most_outputs(p.w) * round_up(p.w.in) : 0;
+  return backward_row(p) + round_up(p.w.out) + table;
+}
+
+bool fits_vector(const Params& p) {
+  constexpr int64_t most = int64_t{1} << 24;
+  return p.w.kernel < most && forward_scratch(p) < most && backward_scratch(p) < most;
+}
+
+const isa::KernelTable<Kernel> forward_plain_f32{
+    {"avg_pool3d_f32_plain_scalar", Level::scalar, scalar::forward_plain_f32},
+    {"avg_pool3d_f32_plain_avx2", Level::avx2, avx2::forward_plain_f32},
+    {"avg_pool3d_f32_plain_avx512", Level::avx512, avx512::forward_plain_f32}};
+const isa::KernelTable<Kernel> forward_plain_bf16{
+    {"avg_pool3d_bf16_plain_scalar", Level::scalar, scalar::forward_plain_bf16},
+    {"avg_pool3d_bf16_plain_avx2", Level::avx2, avx2::forward_plain_bf16},
+    {"avg_pool3d_bf16_plain_avx512", Level::avx512, avx512::forward_plain_bf16}};
+const isa::KernelTable<Kernel> forward_plain_f64{
+    {"avg_pool3d_f64_plain_scalar", Level::scalar, scalar::forward_plain_f64}};
+
+const isa::KernelTable<Kernel> forward_channels_last_f32{
+    {"avg_pool3d_f32_channels_last_scalar", Level::scalar, scalar::forward_channels_last_f32},
+    {"avg_pool3d_f32_channels_last_avx2", Level::avx2, avx2::forward_channels_last_f32},
+    {"avg_pool3d_f32_channels_last_avx512", Level::avx512, avx512::forward_channels_last_f32}};
+const isa::KernelTable<Kernel> forward_channels_last_bf16{
+    {"avg_pool3d_bf16_channels_last_scalar", Level::scalar, scalar::forward_channels_last_bf16},
+    {"avg_pool3d_bf16_channels_last_avx2", Level::avx2, avx2::forward_channels_last_bf16},
+    {"avg_pool3d_bf16_channels_last_avx512", Level::avx512, avx512::forward_channels_last_bf16}};
+const isa::KernelTable<Kernel> forward_channels_last_f64{
+    {"avg_pool3d_f64_channels_last_scalar", Level::scalar, scalar::forward_channels_last_f64}};
+
+const isa::KernelTable<Kernel> backward_plain_f32{
+    {"avg_pool3d_backward_f32_plain_scalar", Level::scalar, scalar::backward_plain_f32},
+    {"avg_pool3d_backward_f32_plain_avx2", Level::avx2, avx2::backward_plain_f32},
+    {"avg_pool3d_backward_f32_plain_avx512", Level::avx512, avx512::backward_plain_f32}};
+const isa::KernelTable<Kernel> backward_plain_bf16{
+    {"avg_pool3d_backward_bf16_plain_scalar", Level::scalar, scalar::backward_plain_bf16},
+    {"avg_pool3d_backward_bf16_plain_avx2", Level::avx2, avx2::backward_plain_bf16},
+    {"avg_pool3d_backward_bf16_plain_avx512", Level::avx512, avx512::backward_plain_bf16}};
+const isa::KernelTable<Kernel> backward_plain_f64{
+    {"avg_pool3d_backward_f64_plain_scalar", Level::scalar, scalar::backward_plain_f64}};
+
+const isa::KernelTable<Kernel> backward_channels_last_f32{
+    {"avg_pool3d_backward_f32_channels_last_scalar", Level::scalar, scalar::backward_channels_last_f32},
+    {"avg_pool3d_backward_f32_channels_last_avx2", Level::avx2, avx2::backward_channels_last_f32},
+    {"avg_pool3d_backward_f32_channels_last_avx512", Level::avx512, avx512::backward_channels_last_f32}};
+const isa::KernelTable<Kernel> backward_channels_last_bf16{
+    {"avg_pool3d_backward_bf16_channels_last_scalar", Level::scalar, scalar::backward_channels_last_bf16},
+    {"avg_pool3d_backward_bf16_channels_last_avx2", Level::avx2, avx2::backward_channels_last_bf16},
+    {"avg_pool3d_backward_bf16_channels_last_avx512", Level::avx512, avx512::backward_channels_last_bf16}};
+const isa::KernelTable<Kernel> backward_channels_last_f64{
+    {"avg_pool3d_backward_f64_channels_last_scalar", Level::scalar, scalar::backward_channels_last_f64}};
+
+}  // namespace volnet::avg_pool3d

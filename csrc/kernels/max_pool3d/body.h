@@ -1,0 +1,308 @@
+// The vector kernels, over Vec. Included inside the level's namespace, once.
+
+using pooling::Axis;
+using pooling::Range;
+using pooling::taps_inside;
+
+constexpr int32_t no_place = std::numeric_limits<int32_t>::max();
+
+// Place of the row of voxels (d, h) of the window, from the first one inside the volume.
+inline int32_t row_place(const Params& p, Range d, Range h, int64_t i, int64_t j) {
+  return static_cast<int32_t>(((i - d.begin) * p.d.dilation * p.h.in + (j - h.begin) * p.h.dilation) *
+                              p.w.in);
+}
+
+// Maximum over (d, h) of columns [w, w + n) into scratch; places count from the window's first row.
+template <bool with_indices, class T>
+inline void reduce_column(const Params& p, const T* x, Range d, Range h, int64_t w, int64_t n, float* values,
+                          int32_t* places) {
+  const int64_t step_h = p.h.dilation * p.w.in;
+  const int64_t step_d = p.d.dilation * p.h.in * p.w.in;
+  const bool whole = n == Vec::width;
+  Vec best = Vec::broadcast(-std::numeric_limits<float>::infinity());
+  VecInt place = VecInt::broadcast(0);
+  for (int64_t i = d.begin; i < d.end; ++i) {
+    const T* row = x + (i - d.begin) * step_d + w;
+    for (int64_t j = h.begin; j < h.end; ++j, row += step_h) {
+      const Vec value = whole ? Vec::load(row) : Vec::load(row, n);
+      const auto wins = Vec::greater_or_nan(value, best);
+      best = Vec::select(wins, value, best);
+      if constexpr (with_indices) {
+        place = VecInt::select(wins, VecInt::broadcast(row_place(p, d, h, i, j)), place);
+      }
+    }
+  }
+  if (whole) {
+    best.store(values + w);
+  } else {
+    best.store(values + w, n);
+  }
+  if constexpr (with_indices) {
+    place = place + VecInt::iota() + VecInt::broadcast(static_cast<int32_t>(w));
+    if (whole) {
+      place.store(places + w);
+    } else {
+      int32_t lanes[Vec::width];
+      place.store(lanes);
+      std::memcpy(places + w, lanes, static_cast<size_t>(n) * sizeof *lanes);
+    }
+  }
+}
+
+// Elements p[0], p[stride], p[2 * stride], ...; stride 0 stands for one that is only known in `offsets`.
+template <int stride, class V, class E>
+inline V load_strided(const E* p, VecInt offsets) {
+  if constexpr (stride == 1) {
+    return V::load(p);
+  } else if constexpr (stride == 2) {
+    return V::even(V::load(p), V::load(p + Vec::width));
+  } else {
+    return offsets.gather(p);
+  }
+}
+
+// Maximum across w. Columns were reduced first, so scan order shows in the places: the first among equals,
+// the last among NaNs.
+template <bool with_indices, int stride, class T>
+inline void reduce_row(const Params& p, const float* values, const int32_t* places, T* y, int32_t* y_places) {
+  const VecInt offsets = VecInt::iota() * VecInt::broadcast(static_cast<int32_t>(p.w.stride));
+  for (int64_t w = 0; w < p.w.out; w += Vec::width) {
+    Vec best = Vec::broadcast(-std::numeric_limits<float>::infinity());
+    VecInt place = VecInt::broadcast(no_place);
+    for (int64_t j = 0; j < p.w.kernel; ++j) {
+      const int64_t from = w * p.w.stride + j * p.w.dilation;
+      const Vec value = load_strided<stride, Vec>(values + from, offsets);
+      if constexpr (with_indices) {
+        const VecInt at = load_strided<stride, VecInt>(places + from, offsets);
+        const auto earlier = Vec::both(Vec::equal(value, best), VecInt::less(at, place));
+        const auto last_nan =
+            Vec::both(Vec::is_nan(value), Vec::either(Vec::equal(best, best), VecInt::less(place, at)));
+        const auto wins = Vec::either(Vec::either(Vec::greater(value, best), earlier), last_nan);
+        best = Vec::select(wins, value, best);
+        place = VecInt::select(wins, at, place);
+      } else {
+        best = Vec::select(Vec::greater_or_nan(value, best), value, best);
+      }
+    }
+    if (p.w.out - w >= Vec::width) {
+      best.store(y + w);
+    } else {
+      best.store(y + w, p.w.out - w);
+    }
+    if constexpr (with_indices) place.store(y_places + w);
+  }
+}
+
+template <bool with_indices, class T>
+void forward_plain_rows(const Params& p, int64_t row_begin, int64_t row_end, void* scratch) {
+  const T* x = static_cast<const T*>(p.x);
+  const int64_t length = padded_row(p);
+  float* values = static_cast<float*>(scratch);
+  int32_t* places = reinterpret_cast<int32_t*>(values + length);
+  int32_t* y_places = places + length;
+  std::fill_n(values, length, -std::numeric_limits<float>::infinity());
+  if constexpr (with_indices) std::fill_n(places, length, no_place);
+
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, plane = row / (p.h.out * p.d.out);
+    const Range d = taps_inside(p.d, od), h = taps_inside(p.h, oh);
+    T* y = static_cast<T*>(p.y) + row * p.w.out;
+    int64_t* indices = with_indices ? p.indices + row * p.w.out : nullptr;
+    if (d.empty() || h.empty()) {
+      std::fill_n(y, p.w.out, from_float<T>(-std::numeric_limits<float>::infinity()));
+      if constexpr (with_indices) std::fill_n(indices, p.w.out, int64_t{-1});
+      continue;
+    }
+    const int64_t base = (position(p.d, od, d.begin) * p.h.in + position(p.h, oh, h.begin)) * p.w.in;
+    const T* first = x + plane * p.d.in * p.h.in * p.w.in + base;
+    for (int64_t w = 0; w < p.w.in; w += Vec::width) {
+      const int64_t n = std::min(Vec::width, p.w.in - w);
+      reduce_column<with_indices>(p, first, d, h, w, n, values + p.w.padding, places + p.w.padding);
+    }
+    if (p.w.stride == 1) {
+      reduce_row<with_indices, 1>(p, values, places, y, y_places);
+    } else if (p.w.stride == 2) {
+      reduce_row<with_indices, 2>(p, values, places, y, y_places);
+    } else {
+      reduce_row<with_indices, 0>(p, values, places, y, y_places);
+    }
+    if constexpr (with_indices) {
+      for (int64_t w = 0; w < p.w.out; ++w) {
+        indices[w] = y_places[w] == no_place ? -1 : base + y_places[w];
+      }
+    }
+  }
+}
+
+// One output voxel, `blocks` vectors of channels, the last of them with `last` channels. x: the channels'
+// first element in the plane.
+template <bool with_indices, int blocks, class T>
+inline void pool_voxel(const Params& p, const T* x, Range d, Range h, Range w, int64_t od, int64_t oh,
+                       int64_t ow, int64_t last, T* y, int64_t* indices) {
+  Vec best[blocks];
+  VecInt place[blocks];
+  for (int b = 0; b < blocks; ++b) {
+    best[b] = Vec::broadcast(-std::numeric_limits<float>::infinity());
+    place[b] = VecInt::broadcast(0);
+  }
+  const int64_t base = (position(p.d, od, d.begin) * p.h.in + position(p.h, oh, h.begin)) * p.w.in +
+                       position(p.w, ow, w.begin);
+  const int64_t step_w = p.w.dilation * p.channels;
+  for (int64_t i = d.begin; i < d.end; ++i) {
+    for (int64_t j = h.begin; j < h.end; ++j) {
+      int32_t at = row_place(p, d, h, i, j);
+      const T* voxel = x + (base + at) * p.channels;
+      for (int64_t k = w.begin; k < w.end; ++k, voxel += step_w, at += static_cast<int32_t>(p.w.dilation)) {
+        for (int b = 0; b < blocks; ++b) {
+          const T* from = voxel + b * Vec::width;
+          const Vec value = b + 1 < blocks || last == Vec::width ? Vec::load(from) : Vec::load(from, last);
+          const auto wins = Vec::greater_or_nan(value, best[b]);
+          best[b] = Vec::select(wins, value, best[b]);
+          if constexpr (with_indices) place[b] = VecInt::select(wins, VecInt::broadcast(at), place[b]);
+        }
+      }
+    }
+  }
+  for (int b = 0; b < blocks; ++b) {
+    const int64_t n = b + 1 < blocks ? Vec::width : last;
+    if (n == Vec::width) {
+      best[b].store(y + b * Vec::width);
+    } else {
+      best[b].store(y + b * Vec::width, n);
+    }
+    if constexpr (with_indices) {
+      int32_t lanes[Vec::width];
+      place[b].store(lanes);
+      for (int64_t c = 0; c < n; ++c) indices[b * Vec::width + c] = base + lanes[c];
+    }
+  }
+}
+
+template <bool with_indices, class T>
+void forward_channels_last_rows(const Params& p, int64_t row_begin, int64_t row_end) {
+  constexpr int most = 4;
+  const int64_t channels = p.channels;
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, image = row / (p.h.out * p.d.out);
+    const Range d = taps_inside(p.d, od), h = taps_inside(p.h, oh);
+    const T* x = static_cast<const T*>(p.x) + image * p.d.in * p.h.in * p.w.in * channels;
+    for (int64_t ow = 0; ow < p.w.out; ++ow) {
+      const Range w = taps_inside(p.w, ow);
+      const int64_t out = (row * p.w.out + ow) * channels;
+      T* y = static_cast<T*>(p.y) + out;
+      int64_t* indices = with_indices ? p.indices + out : nullptr;
+      if (d.empty() || h.empty() || w.empty()) {
+        std::fill_n(y, channels, from_float<T>(-std::numeric_limits<float>::infinity()));
+        if constexpr (with_indices) std::fill_n(indices, channels, int64_t{-1});
+        continue;
+      }
+      for (int64_t c = 0; c < channels;) {
+        const int64_t blocks = std::min<int64_t>((channels - c + Vec::width - 1) / Vec::width, most);
+        const int64_t last = std::min(Vec::width, channels - c - (blocks - 1) * Vec::width);
+        int64_t* places = with_indices ? indices + c : nullptr;
+        if (blocks == 4) {
+          pool_voxel<with_indices, 4>(p, x + c, d, h, w, od, oh, ow, last, y + c, places);
+        } else if (blocks == 3) {
+          pool_voxel<with_indices, 3>(p, x + c, d, h, w, od, oh, ow, last, y + c, places);
+        } else if (blocks == 2) {
+          pool_voxel<with_indices, 2>(p, x + c, d, h, w, od, oh, ow, last, y + c, places);
+        } else {
+          pool_voxel<with_indices, 1>(p, x + c, d, h, w, od, oh, ow, last, y + c, places);
+        }
+        c += blocks * Vec::width;
+      }
+    }
+  }
+}
+
+template <class T>
+void forward_plain(const Params& p, int64_t row_begin, int64_t row_end, void* scratch) {
+  if (p.indices == nullptr) {
+    forward_plain_rows<false, T>(p, row_begin, row_end, scratch);
+  } else {
+    forward_plain_rows<true, T>(p, row_begin, row_end, scratch);
+  }
+}
+
+template <class T>
+void forward_channels_last(const Params& p, int64_t row_begin, int64_t row_end) {
+  if (p.indices == nullptr) {
+    forward_channels_last_rows<false, T>(p, row_begin, row_end);
+  } else {
+    forward_channels_last_rows<true, T>(p, row_begin, row_end);
+  }
+}
+
+void forward_plain_f32(const Params& p, int64_t begin, int64_t end, void* scratch) {
+  forward_plain<float>(p, begin, end, scratch);
+}
+void forward_plain_bf16(const Params& p, int64_t begin, int64_t end, void* scratch) {
+  forward_plain<bfloat16>(p, begin, end, scratch);
+}
+void forward_channels_last_f32(const Params& p, int64_t begin, int64_t end, void*) {
+  forward_channels_last<float>(p, begin, end);
+}
+void forward_channels_last_bf16(const Params& p, int64_t begin, int64_t end, void*) {
+  forward_channels_last<bfloat16>(p, begin, end);
+}
+
+// One voxel of dx, `blocks` vectors of channels, the last of them with `last` channels. dy, indices: the
+// channels' first element in the image.
+template <int blocks, class T>
+inline void gather_voxel(const BackwardParams& p, const T* dy, const int64_t* indices, Range d, Range h,
+                         Range w, int64_t place, int64_t last, T* dx) {
+  Vec sum[blocks];
+  for (int b = 0; b < blocks; ++b) sum[b] = Vec::zero();
+  for (int64_t i = d.begin; i < d.end; ++i) {
+    for (int64_t j = h.begin; j < h.end; ++j) {
+      int64_t o = ((i * p.h.out + j) * p.w.out + w.begin) * p.channels;
+      for (int64_t k = w.begin; k < w.end; ++k, o += p.channels) {
+        for (int b = 0; b < blocks; ++b) {
+          const int64_t at = o + b * Vec::width, n = b + 1 < blocks ? Vec::width : last;
+          const Vec gradient = n == Vec::width ? Vec::load(dy + at) : Vec::load(dy + at, n);
+          sum[b] = Vec::select(Vec::equal(indices + at, n, place), sum[b] + gradient, sum[b]);
+        }
+      }
+    }
+  }
+  for (int b = 0; b + 1 < blocks; ++b) sum[b].store(dx + b * Vec::width);
+  if (last == Vec::width) {
+    sum[blocks - 1].store(dx + (blocks - 1) * Vec::width);
+  } else {
+    sum[blocks - 1].store(dx + (blocks - 1) * Vec::width, last);
+  }
+}
+
+template <class T>
+void backward_gather(const BackwardParams& p, int64_t row_begin, int64_t row_end) {
+  using pooling::outputs_touching;
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const int64_t h = row % p.h.in, d = row / p.h.in % p.d.in, image = row / (p.h.in * p.d.in);
+    const Range od = outputs_touching(p.d, d, d + 1), oh = outputs_touching(p.h, h, h + 1);
+    const int64_t offset = image * p.d.out * p.h.out * p.w.out * p.channels;
+    const T* dy = static_cast<const T*>(p.dy) + offset;
+    const int64_t* indices = p.indices + offset;
+    for (int64_t w = 0; w < p.w.in; ++w) {
+      const Range ow = outputs_touching(p.w, w, w + 1);
+      const int64_t place = (d * p.h.in + h) * p.w.in + w;
+      T* dx = static_cast<T*>(p.dx) + (row * p.w.in + w) * p.channels;
+      for (int64_t c = 0; c < p.channels;) {
+        const int64_t blocks = std::min<int64_t>((p.channels - c + Vec::width - 1) / Vec::width, 2);
+        const int64_t last = std::min(Vec::width, p.channels - c - (blocks - 1) * Vec::width);
+        if (blocks == 2) {
+          gather_voxel<2>(p, dy + c, indices + c, od, oh, ow, place, last, dx + c);
+        } else {
+          gather_voxel<1>(p, dy + c, indices + c, od, oh, ow, place, last, dx + c);
+        }
+        c += blocks * Vec::width;
+      }
+    }
+  }
+}
+
+void backward_gather_f32(const BackwardParams& p, int64_t begin, int64_t end) {
+  backward_gather<float>(p, begin, end);
+}
+void backward_gather_bf16(const BackwardParams& p, int64_t begin, int64_t end) {
+  backward_gather<bfloat16>(p, begin, end);
+}

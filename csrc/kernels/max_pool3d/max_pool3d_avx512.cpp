@@ -1,0 +1,17 @@
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "isa/bfloat16.h"
+#include "kernels/max_pool3d/max_pool3d.h"
+
+#include "isa/avx512_begin.h"
+namespace volnet::max_pool3d::VOLNET_ISA {
+#include "isa/vec_avx512.h"
+#include "kernels/max_pool3d/body.h"
+
+#include "kernels/max_pool3d/scatter_body.h"
+}  // namespace volnet::max_pool3d::VOLNET_ISA
+#include "isa/avx512_end.h"

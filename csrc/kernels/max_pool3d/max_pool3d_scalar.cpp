@@ -1,0 +1,123 @@
+// The definition, tap by tap: what runs on every machine, in float64, and where fits_vector() says no.
+#include <algorithm>
+#include <limits>
+
+#include "isa/bfloat16.h"
+#include "kernels/max_pool3d/max_pool3d.h"
+
+#include "isa/scalar_begin.h"
+namespace volnet::max_pool3d::VOLNET_ISA {
+
+using pooling::Range;
+using pooling::taps_inside;
+
+// The windows of one row. x: the plane's first element; step: from one voxel to the next.
+template <class T>
+void pool_row(const Params& p, const T* x, int64_t step, int64_t od, int64_t oh, T* y, int64_t* indices) {
+  const Range d = taps_inside(p.d, od), h = taps_inside(p.h, oh);
+  for (int64_t ow = 0; ow < p.w.out; ++ow) {
+    const Range w = taps_inside(p.w, ow);
+    auto best = -std::numeric_limits<compute_t<T>>::infinity();
+    int64_t index = -1;
+    for (int64_t i = d.begin; i < d.end; ++i) {
+      for (int64_t j = h.begin; j < h.end; ++j) {
+        for (int64_t k = w.begin; k < w.end; ++k) {
+          const int64_t place =
+              (position(p.d, od, i) * p.h.in + position(p.h, oh, j)) * p.w.in + position(p.w, ow, k);
+          const auto value = to_float(x[place * step]);
+          if (index < 0 || value > best || value != value) {
+            best = value;
+            index = place;
+          }
+        }
+      }
+    }
+    y[ow * step] = from_float<T>(best);
+    if (indices != nullptr) indices[ow * step] = index;
+  }
+}
+
+template <class T>
+void forward_plain(const Params& p, int64_t row_begin, int64_t row_end) {
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, plane = row / (p.h.out * p.d.out);
+    const int64_t out = row * p.w.out;
+    pool_row(p, static_cast<const T*>(p.x) + plane * p.d.in * p.h.in * p.w.in, 1, od, oh,
+             static_cast<T*>(p.y) + out, p.indices == nullptr ? nullptr : p.indices + out);
+  }
+}
+
+template <class T>
+void forward_channels_last(const Params& p, int64_t row_begin, int64_t row_end) {
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, image = row / (p.h.out * p.d.out);
+    for (int64_t c = 0; c < p.channels; ++c) {
+      const int64_t out = row * p.w.out * p.channels + c;
+      pool_row(p, static_cast<const T*>(p.x) + image * p.d.in * p.h.in * p.w.in * p.channels + c, p.channels,
+               od, oh, static_cast<T*>(p.y) + out, p.indices == nullptr ? nullptr : p.indices + out);
+    }
+  }
+}
+
+void forward_plain_f32(const Params& p, int64_t begin, int64_t end, void*) {
+  forward_plain<float>(p, begin, end);
+}
+void forward_plain_bf16(const Params& p, int64_t begin, int64_t end, void*) {
+  forward_plain<bfloat16>(p, begin, end);
+}
+void forward_plain_f64(const Params& p, int64_t begin, int64_t end, void*) {
+  forward_plain<double>(p, begin, end);
+}
+void forward_channels_last_f32(const Params& p, int64_t begin, int64_t end, void*) {
+  forward_channels_last<float>(p, begin, end);
+}
+void forward_channels_last_bf16(const Params& p, int64_t begin, int64_t end, void*) {
+  forward_channels_last<bfloat16>(p, begin, end);
+}
+void forward_channels_last_f64(const Params& p, int64_t begin, int64_t end, void*) {
+  forward_channels_last<double>(p, begin, end);
+}
+
+template <class T>
+void backward_gather(const BackwardParams& p, int64_t row_begin, int64_t row_end) {
+  using pooling::outputs_touching;
+  const auto* dy = static_cast<const T*>(p.dy);
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const int64_t h = row % p.h.in, d = row / p.h.in % p.d.in, image = row / (p.h.in * p.d.in);
+    const Range od = outputs_touching(p.d, d, d + 1), oh = outputs_touching(p.h, h, h + 1);
+    for (int64_t w = 0; w < p.w.in; ++w) {
+      const Range ow = outputs_touching(p.w, w, w + 1);
+      const int64_t place = (d * p.h.in + h) * p.w.in + w;
+      for (int64_t c = 0; c < p.channels; ++c) {
+        compute_t<T> sum = 0;
+        for (int64_t i = od.begin; i < od.end; ++i) {
+          for (int64_t j = oh.begin; j < oh.end; ++j) {
+            for (int64_t k = ow.begin; k < ow.end; ++k) {
+              const int64_t o = (((image * p.d.out + i) * p.h.out + j) * p.w.out + k) * p.channels + c;
+              if (p.indices[o] == place) sum += to_float(dy[o]);
+            }
+          }
+        }
+        static_cast<T*>(p.dx)[(row * p.w.in + w) * p.channels + c] = from_float<T>(sum);
+      }
+    }
+  }
+}
+
+void backward_gather_f32(const BackwardParams& p, int64_t begin, int64_t end) {
+  backward_gather<float>(p, begin, end);
+}
+void backward_gather_bf16(const BackwardParams& p, int64_t begin, int64_t end) {
+  backward_gather<bfloat16>(p, begin, end);
+}
+void backward_gather_f64(const BackwardParams& p, int64_t begin, int64_t end) {
+  backward_gather<double>(p, begin, end);
+}
+
+#include "kernels/max_pool3d/scatter_body.h"
+
+void backward_scatter_f64(const BackwardParams& p, const Slab& slab, float* scratch) {
+  backward_scatter<double>(p, slab, scratch);
+}
+}  // namespace volnet::max_pool3d::VOLNET_ISA
+#include "isa/scalar_end.h"
