@@ -210,6 +210,7 @@ def test_compiles_and_exports_as_one_graph(case: Case, sample: Sample) -> None:
     expected = tensors(Call()(*inputs))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about its own deprecations
+        torch._dynamo.reset()  # every case compiles the same forward, which would count as recompiling it
         compiled = torch.compile(Call(), fullgraph=True, backend="aot_eager")(*inputs)
         exported = torch.export.export(Call(), tuple(inputs)).module()(*inputs)
     for result in (compiled, exported):

@@ -44,6 +44,8 @@ Tensor to_layout(const Tensor& x, Layout5 layout, const char* op) {
   if (!is_plain && !is_last) return to_layout(torch::stable::contiguous(x), layout, op);
 
   const auto element_size = static_cast<int64_t>(x.element_size());
+  VOLNET_CHECK(element_size == 2 || element_size == 4 || element_size == 8, op,
+               ": cannot change the layout of elements of ", element_size, " bytes");
   Tensor y = empty_strided(sizes, layout == Layout5::plain ? plain : last, x.scalar_type(), element_size, op);
   const int64_t voxels = sizes[2] * sizes[3] * sizes[4];
   const int64_t rows = layout == Layout5::plain ? voxels : sizes[1];

@@ -1,8 +1,24 @@
 """Operators for volumes, with the arguments of :mod:`torch.nn.functional` where torch has them."""
 
 from volnet.ops.avg_pool3d import avg_pool3d
+from volnet.ops.box_iou3d import box_iou3d
 from volnet.ops.conv3d import conv3d
 from volnet.ops.max_pool3d import max_pool3d
+from volnet.ops.nms3d import batched_nms3d, nms3d
+from volnet.ops.roi_align3d import roi_align3d
+from volnet.ops.roi_crop3d import roi_crop3d
+from volnet.ops.roi_pool3d import roi_pool3d
 from volnet.ops.sample_patches import sample_patches
 
-__all__ = ["avg_pool3d", "conv3d", "max_pool3d", "sample_patches"]
+__all__ = [
+    "avg_pool3d",
+    "batched_nms3d",
+    "box_iou3d",
+    "conv3d",
+    "max_pool3d",
+    "nms3d",
+    "roi_align3d",
+    "roi_crop3d",
+    "roi_pool3d",
+    "sample_patches",
+]

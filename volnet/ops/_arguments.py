@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16)
+# What an operator that only moves voxels takes.
+COPYABLE = (*FLOATING, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def integer(op: str, name: str, value: Any) -> int:
@@ -91,3 +93,21 @@ def empty_volume(
 ) -> Tensor:
     """Uninitialised, with the strides that the kernels give to a result of this layout."""
     return torch.empty(sizes, dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
+
+
+def check_pad_value(op: str, value: float, dtype: torch.dtype) -> None:
+    """A number that ``dtype`` can hold."""
+    name = str(dtype).removeprefix("torch.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{op}: pad_value must be a number, got {type(value).__name__}")
+    if dtype.is_floating_point:
+        # Infinity and NaN are values of the dtype; a finite number beyond its range is not.
+        largest = torch.finfo(dtype).max
+        fits = value in (float("inf"), float("-inf")) or value != value or -largest <= value <= largest
+    else:
+        # The operator takes pad_value as float64, which holds every integer up to 2**53.
+        info = torch.iinfo(dtype)
+        least, most = max(info.min, -(2**53)), min(info.max, 2**53)
+        fits = least <= value <= most and int(value) == value
+    if not fits:
+        raise RuntimeError(f"{op}: pad_value {value} is no value of the volume's dtype {name}")

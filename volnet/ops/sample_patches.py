@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 
 from volnet import _extension as _extension
-from volnet.ops._arguments import check_at_least, check_tensor, triple
-
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, *INTEGERS)
+from volnet.ops._arguments import COPYABLE, check_at_least, check_pad_value, check_tensor, triple
 
 
 def sample_patches(
@@ -48,7 +45,7 @@ def sample_patches(
               [    1,     2, -1024]]]], dtype=torch.int16)
     """
     op = "sample_patches"
-    check_tensor(op, "volume", volume, DTYPES)
+    check_tensor(op, "volume", volume, COPYABLE)
     if volume.dim() not in (3, 4):
         raise RuntimeError(f"{op}: volume must be [D, H, W] or [C, D, H, W], got shape {tuple(volume.shape)}")
     check_tensor(op, "centers", centers, (torch.int64,))
@@ -56,26 +53,9 @@ def sample_patches(
         raise RuntimeError(f"{op}: centers must be [P, 3], got shape {tuple(centers.shape)}")
     sizes = triple(op, "size", size)
     check_at_least(op, "size", sizes, 1)
-    _check_pad_value(op, pad_value, volume.dtype)
+    check_pad_value(op, pad_value, volume.dtype)
     result: Tensor = torch.ops.volnet.sample_patches(volume, centers, sizes, float(pad_value))
     return result
-
-
-def _check_pad_value(op: str, value: float, dtype: torch.dtype) -> None:
-    name = str(dtype).removeprefix("torch.")
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{op}: pad_value must be a number, got {type(value).__name__}")
-    if dtype.is_floating_point:
-        # Infinity and NaN are values of the dtype; a finite number beyond its range is not.
-        largest = torch.finfo(dtype).max
-        fits = value in (float("inf"), float("-inf")) or value != value or -largest <= value <= largest
-    else:
-        # The operator takes pad_value as float64, which holds every integer up to 2**53.
-        info = torch.iinfo(dtype)
-        least, most = max(info.min, -(2**53)), min(info.max, 2**53)
-        fits = least <= value <= most and int(value) == value
-    if not fits:
-        raise RuntimeError(f"{op}: pad_value {value} is no value of the volume's dtype {name}")
 
 
 @torch.library.register_fake("volnet::sample_patches")

@@ -1,0 +1,22 @@
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "isa/bfloat16.h"
+#include "kernels/roi_align3d/roi_align3d.h"
+
+#include "isa/avx2_begin.h"
+namespace volnet::roi_align3d::VOLNET_ISA {
+#include "isa/vec_avx2.h"
+#include "kernels/roi_align3d/body.h"
+
+#define VOLNET_DEFINE(V, T, DTYPE)                                                   \
+  void forward_##DTYPE(const Forward<T>& f, int64_t pd) { forward<V>(f, pd); }       \
+  void backward_##DTYPE(const Backward<T>& b, int64_t n, int64_t plane, int64_t d) { \
+    backward<V>(b, n, plane, d);                                                     \
+  }
+VOLNET_DEFINE(Vec, float, f32)
+VOLNET_DEFINE(Vec, bfloat16, bf16)
+}  // namespace volnet::roi_align3d::VOLNET_ISA
+#include "isa/avx2_end.h"
