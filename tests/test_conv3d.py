@@ -109,15 +109,34 @@ def test_any_geometry_equals_torch(data: st.DataObject) -> None:
         torch.testing.assert_close(g, e, rtol=0, atol=1e-4 * (float(e.detach().abs().max()) + 1e-6))
 
 
+def test_channels_last_weights_decide_where_one_channel_leaves_it_open() -> None:
+    x, w = torch.randn(1, 1, 5, 6, 7), torch.randn(8, 1, 3, 3, 3)
+    deeper = torch.randn(4, 8, 3, 3, 3).to(memory_format=torch.channels_last_3d)
+    y = ops.conv3d(ops.conv3d(x, w, padding=1), deeper)
+    assert y.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(y, F.conv3d(F.conv3d(x, w, padding=1), deeper), rtol=1e-4, atol=1e-3)
+
+
 def test_unbatched_input() -> None:
     x, w = torch.randn(4, 5, 6, 7), torch.randn(8, 4, 3, 3, 3)
     torch.testing.assert_close(ops.conv3d(x, w), F.conv3d(x, w))
 
 
-def test_autocast_computes_in_bfloat16() -> None:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = ops.conv3d(X, W)
-        assert y.dtype == F.conv3d(X, W).dtype == torch.bfloat16
+def test_autocast_computes_in_bfloat16_and_trains_float32_weights() -> None:
+    layers = torch.nn.Sequential(nn.Conv3d(4, 8, 3), torch.nn.ReLU(), nn.Conv3d(8, 2, 1))
+    theirs = torch.nn.Sequential(torch.nn.Conv3d(4, 8, 3), torch.nn.ReLU(), torch.nn.Conv3d(8, 2, 1))
+    theirs.load_state_dict(layers.state_dict())
+    x = torch.randn(1, 4, 5, 6, 7)
+    gradients = []
+    for model in (layers, theirs):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = model(x)
+        assert y.dtype == torch.bfloat16
+        y.float().square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for ours, torchs in zip(*gradients, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, torchs, rtol=0.05, atol=0.05 * float(torchs.abs().max()))
 
 
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])

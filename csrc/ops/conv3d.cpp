@@ -94,6 +94,13 @@ void convolve(Convolution call, const Tensor& weight, const conv3d::WeightStride
   run_pieces(kernel, call);
 }
 
+// As torch: channels_last where the input or the weight says so. A volume of one channel does not say, but
+// the weights of a model that was moved to channels_last do.
+Layout5 result_layout(const Tensor& x, const Tensor& weight) {
+  const bool last = layout_of(x) == Layout5::channels_last || layout_of(weight) == Layout5::channels_last;
+  return last ? Layout5::channels_last : Layout5::plain;
+}
+
 // bfloat16 on a CPU with AMX goes to oneDNN: its tiles do the arithmetic several times faster than float32
 // vectors. oneDNN wants the same padding on both sides, and is slow at one channel a group.
 bool goes_to_onednn(const Arguments& a, int64_t channels) {
@@ -122,7 +129,7 @@ Tensor onednn_forward(const Tensor& x, const Tensor& weight, const std::optional
                                     from(a.groups)};
   STABLE_TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
-  return to_layout(torch::stable::detail::to<Tensor>(stack[0]), layout_of(x), "conv3d");
+  return to_layout(torch::stable::detail::to<Tensor>(stack[0]), result_layout(x, weight), "conv3d");
 }
 
 // The gradients of input, weight and bias, those that `wanted` asks for.
@@ -151,7 +158,7 @@ std::array<Tensor, 3> onednn_backward(const Tensor& grad, const Tensor& x, const
 template <class S>
 Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Arguments& a) {
   using A = compute_t<S>;
-  const Layout5 layout = layout_of(x);
+  const Layout5 layout = result_layout(x, weight);
   const auto output = a.output_size();
   const Tensor dense = to_layout(x, Layout5::channels_last, "conv3d");
   Tensor y = empty_volume<S>({x.size(0), weight.size(0), output[0], output[1], output[2]},
@@ -291,6 +298,11 @@ Tensor conv3d_backward_input(const Tensor& grad, const Tensor& weight, const Int
                              bool channels_last) {
   const Arguments a = parse(input_size, sizes_of(weight), stride, padding, dilation, groups);
   const Layout5 layout = channels_last ? Layout5::channels_last : Layout5::plain;
+  if (grad.scalar_type() == ScalarType::BFloat16 && grad.numel() > 0 && goes_to_onednn(a, weight.size(1))) {
+    const Tensor x =
+        empty_volume<bfloat16>(input_size, layout, "conv3d backward");  // its values are not read
+    return to_layout(onednn_backward(grad, x, weight, a, {true, false, false})[0], layout, "conv3d backward");
+  }
   return by_dtype(
       grad, [&](auto type) { return data_gradient<decltype(type)>(grad, weight, input_size, a, layout); });
 }

@@ -26,11 +26,14 @@ void for_each_piece_impl(int64_t pieces, void (*call)(int64_t, int64_t, void*), 
     for (int64_t piece = 0; piece < pieces; ++piece) call(piece, 0, context);
     return;
   }
+  // Neighbouring pieces share data, so a worker takes runs of them; sixteen runs each keep the load even.
+  const int64_t run = std::max<int64_t>(pieces / (workers * 16), 1);
   std::atomic<int64_t> next{0};
   torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
     for (int64_t worker = begin; worker < end; ++worker) {
-      for (int64_t piece; (piece = next.fetch_add(1, std::memory_order_relaxed)) < pieces;) {
-        call(piece, worker, context);
+      for (int64_t first; (first = next.fetch_add(run, std::memory_order_relaxed)) < pieces;) {
+        const int64_t last = std::min(first + run, pieces);
+        for (int64_t piece = first; piece < last; ++piece) call(piece, worker, context);
       }
     }
   });

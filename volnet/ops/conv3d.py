@@ -39,8 +39,8 @@ def conv3d(
         groups: input and output channels are split into this many independent convolutions.
 
     Returns:
-        [N, K, D', H', W'] in the layout of ``input`` (plain or channels_last_3d). bfloat16 is summed in
-        float32 and rounded once.
+        [N, K, D', H', W'], channels_last_3d where ``input`` or ``weight`` is, else plain. bfloat16 is summed
+        in float32 and rounded once.
 
     Raises:
         RuntimeError: shapes, dtypes or devices do not fit, or the kernel is larger than the padded input.
@@ -50,6 +50,9 @@ def conv3d(
     >>> conv3d(x, w).shape, float(conv3d(x, w)[0, 0, 0, 0, 0])
     (torch.Size([1, 3, 2, 2, 2]), 54.0)
     """
+    if torch.is_autocast_enabled("cpu"):
+        input, weight = _autocast(input), _autocast(weight)
+        bias = None if bias is None else _autocast(bias)
     volume, unbatched = batched("conv3d", "input", input)
     check_tensor("conv3d", "weight", weight)
     if weight.dim() != 5:
@@ -88,6 +91,11 @@ def conv3d(
             )
     result = torch.ops.volnet.conv3d(volume, weight, bias, strides, paddings, dilations, groups)
     return result.squeeze(0) if unbatched else result
+
+
+def _autocast(value: Tensor) -> Tensor:
+    """Under autocast, float32 is computed in bfloat16, as torch's own convolution is."""
+    return value.to(torch.bfloat16) if isinstance(value, Tensor) and value.dtype == torch.float32 else value
 
 
 def _padding(
@@ -139,7 +147,9 @@ def _(
     groups: int,
 ) -> Tensor:
     shape = _output_shape(input, weight, stride, padding, dilation)
-    return input.new_empty(shape).to(memory_format=memory_format_of(input))
+    layouts = (memory_format_of(input), memory_format_of(weight))
+    last = torch.channels_last_3d in layouts
+    return input.new_empty(shape).to(memory_format=torch.channels_last_3d if last else layouts[0])
 
 
 @torch.library.register_fake("volnet::_conv3d_backward_input")
@@ -239,4 +249,3 @@ torch.library.register_autograd(
 torch.library.register_autograd(
     "volnet::_conv3d_backward_weight", _backward_of_weight, setup_context=_setup_weight_context
 )
-torch.library.register_autocast("volnet::conv3d", "cpu", torch.bfloat16)

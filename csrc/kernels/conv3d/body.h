@@ -65,14 +65,23 @@ void gather_row(const S* row, int64_t input, int64_t voxel_step, int64_t channel
   }
 }
 
+// Each broadcast walks its own cache line, so a tile starts with as many misses at once as it has voxels,
+// which the hardware does not foresee.
+template <class E>
+void prefetch(const E* values, int64_t count) {
+  constexpr int64_t line = 64 / sizeof(E);
+  for (int64_t i = 0; i < count; i += line) __builtin_prefetch(values + i);
+}
+
 template <int V, class T, class S>
 void direct(const Convolution& call, int64_t piece, void* scratch) {
   using E = typename T::element;
   const auto& [depth, height, width] = call.axes;
   const int64_t blocks = (call.filters + call.k_block - 1) / call.k_block;
   const int64_t chunks = (height.count + call.rows - 1) / call.rows;
-  const int64_t chunk = piece % chunks;
-  const int64_t d = piece / chunks % depth.count;
+  // Planes first: the next piece finds most of its input rows in the cache.
+  const int64_t d = piece % depth.count;
+  const int64_t chunk = piece / depth.count % chunks;
   const int64_t block = piece / (chunks * depth.count) % blocks;
   const int64_t group = piece / (chunks * depth.count * blocks) % call.groups;
   const int64_t n = piece / (chunks * depth.count * blocks * call.groups);
@@ -122,6 +131,7 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
           const E* values;
           if (in_place) {
             values = reinterpret_cast<const E*>(source + first * x_voxel);
+            prefetch(values + voxels * x_voxel, size * width.stride * x_voxel);  // what the next tile adds
           } else {
             E* to = gathered + row_count * segment;
             gather_row<T>(source, width.input, x_voxel, call.channels, first, voxels, to);
@@ -153,27 +163,29 @@ void direct_any(const Convolution& call, int64_t piece, void* scratch) {
 
 // R output voxels of a depthwise convolution for one vector of channels; every tap in [first, last) lies
 // inside the row. Voxel r, tap t reads rows[i].x[offset + r * step + t * tap_step].
-template <int R, class T, class S>
+template <int R, bool full, class T, class S>
 void depthwise_tile(const TapRow* rows, int64_t row_count, int64_t offset, int64_t step, int64_t first,
                     int64_t last, int64_t tap_step, int64_t weight_offset, int64_t weight_step, T start,
                     int64_t lanes, S* y, int64_t y_step) {
   using E = typename T::element;
   T sum[R];
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r) sum[r] = start;
   for (int64_t i = 0; i < row_count; ++i) {
-    const E* weights = static_cast<const E*>(rows[i].weights) + weight_offset;
-    for (int64_t t = first; t < last; ++t) {
-      const S* x = static_cast<const S*>(rows[i].x) + offset + t * tap_step;
-      const T weight = T::load(weights + t * weight_step);
-      if (lanes == T::width) {
-        for (int r = 0; r < R; ++r) sum[r] = T::fma(T::load(x + r * step), weight, sum[r]);
-      } else {
-        for (int r = 0; r < R; ++r) sum[r] = T::fma(T::load(x + r * step, lanes), weight, sum[r]);
+    const E* weights = static_cast<const E*>(rows[i].weights) + weight_offset + first * weight_step;
+    const S* x = static_cast<const S*>(rows[i].x) + offset + first * tap_step;
+    for (int64_t t = first; t < last; ++t, x += tap_step, weights += weight_step) {
+      const T weight = T::load(weights);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const T value = full ? T::load(x + r * step) : T::load(x + r * step, lanes);
+        sum[r] = T::fma(value, weight, sum[r]);
       }
     }
   }
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    if (lanes == T::width) {
+    if (full) {
       sum[r].store(y + r * y_step);
     } else {
       sum[r].store(y + r * y_step, lanes);
@@ -185,11 +197,11 @@ void depthwise_tile(const TapRow* rows, int64_t row_count, int64_t offset, int64
 template <class T, class S>
 void depthwise(const Convolution& call, int64_t piece, void* scratch) {
   using E = typename T::element;
-  constexpr int at_once = 6;  // enough sums to hide the latency of an addition
+  constexpr int at_once = 8;  // enough sums to hide the latency of an addition
   const auto& [depth, height, width] = call.axes;
   const int64_t chunks = (height.count + call.rows - 1) / call.rows;
-  const int64_t chunk = piece % chunks;
-  const int64_t d = piece / chunks % depth.count;
+  const int64_t d = piece % depth.count;
+  const int64_t chunk = piece / depth.count % chunks;
   const int64_t n = piece / (chunks * depth.count);
   const int64_t channels = call.groups, padded = (channels + T::width - 1) / T::width * T::width;
   const int64_t taps_w = static_cast<int64_t>(width.taps.size());
@@ -232,7 +244,10 @@ void depthwise(const Convolution& call, int64_t piece, void* scratch) {
       for (int64_t c = 0; c < channels; c += T::width) {
         const int64_t lanes = std::min(T::width, channels - c);
         const T start = bias == nullptr ? T::zero() : T::load(bias + c, lanes);
-        const auto run = all_inside ? depthwise_tile<at_once, T, S> : depthwise_tile<1, T, S>;
+        const bool full = lanes == T::width;
+        const auto run =
+            all_inside ? (full ? depthwise_tile<at_once, true, T, S> : depthwise_tile<at_once, false, T, S>)
+                       : (full ? depthwise_tile<1, true, T, S> : depthwise_tile<1, false, T, S>);
         run(rows, row_count, base * channels + c, width.stride * channels, first, last,
             tap_dilation * channels, c, padded, start, lanes, y + w * width.write_step * channels + c,
             width.write_step * channels);
