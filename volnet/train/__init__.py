@@ -1,0 +1,1 @@
+"""Training: losses, checkpoints, and one folder for each model that is trained here."""

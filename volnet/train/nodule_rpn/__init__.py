@@ -1,0 +1,8 @@
+"""Training of nodule_rpn.
+
+`train` is the whole of it; `python -m volnet.train.nodule_rpn --help` is the same from a shell.
+"""
+
+from volnet.train.nodule_rpn.loop import StepMetrics, train
+
+__all__ = ["StepMetrics", "train"]
