@@ -1,0 +1,1 @@
+"""The `volnet` command: a file a subcommand, put together in `main`."""
