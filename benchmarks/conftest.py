@@ -1,0 +1,122 @@
+"""What the suites here share: a fair allocator, the machine's description, and the tables at the end."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+from typing import Any
+
+import pytest
+
+from volnet.cli.info import collect
+
+# volnet keeps its memory and has it on huge pages; torch gives large tensors back to the system each time and
+# pays for their pages anew. So that kernels are compared and not allocators, torch gets a malloc that keeps
+# memory and maps huge pages as well: of glibc's settings, those with which torch was fastest. They are read
+# when a process starts.
+RETAINING = (
+    "glibc.malloc.hugetlb=1"
+    f":glibc.malloc.mmap_threshold={1 << 40}:glibc.malloc.trim_threshold={1 << 40}"
+    f":glibc.malloc.top_pad={1 << 29}"
+)
+RESULTS = pytest.StashKey[dict[tuple[str, str], Any]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="tiny shapes only: does it still run?")
+    parser.addoption("--default-malloc", action="store_true", help="leave torch the allocator as it comes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "quick: a tiny shape, for --quick")
+    config.stash[RESULTS] = {}
+    retained = os.environ.get("GLIBC_TUNABLES") == RETAINING
+    if retained or any(
+        config.getoption(name) for name in ("--quick", "--default-malloc", "benchmark_disable")
+    ):
+        return
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is not None:
+        capture.stop_global_capturing()  # or the new process would write into the old one's files
+    os.environ["GLIBC_TUNABLES"] = RETAINING
+    os.execv(sys.executable, sys.orig_argv)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    quick = config.getoption("--quick")
+    chosen = [item for item in items if (item.get_closest_marker("quick") is not None) == quick]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
+
+
+@pytest.fixture(scope="session")
+def results(pytestconfig: pytest.Config) -> dict[tuple[str, str], Any]:
+    """Results by operator and shape, for the tables at the end."""
+    return pytestconfig.stash[RESULTS]
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    facts = collect()
+    del facts["memory"]["pool"], facts["memory"]["available_bytes"]  # of the moment, not of the machine
+    machine_info["volnet"] = facts
+    machine_info["malloc"] = os.environ.get("GLIBC_TUNABLES", "default")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    timed = {key: result for key, result in config.stash[RESULTS].items() if result.times}
+    if timed:
+        terminalreporter.write_line("")
+        for line in [machine_line(), "", *markdown(timed)]:
+            terminalreporter.write_line(line)
+
+
+def machine_line() -> str:
+    facts = collect()
+    memory = facts["memory"]["total_bytes"]
+    malloc = "retaining malloc" if os.environ.get("GLIBC_TUNABLES") == RETAINING else "default malloc"
+    return (
+        f"{facts['cpu']['model']}, {facts['threads']['torch']} threads, {facts['isa']['in_use']}, "
+        f"{(memory or 0) / 2**30:.0f} GiB; torch {facts['versions']['torch']}, "
+        f"volnet {facts['versions']['volnet']}; {malloc}"
+    )
+
+
+def markdown(timed: dict[tuple[str, str], Any]) -> list[str]:
+    """One table an operator: median milliseconds; how many times as long as volnet the best peer takes (least
+    and most of all rounds); which part of volnet's time the floor is."""
+    lines: list[str] = []
+    for operator in dict.fromkeys(key[0] for key in timed):
+        rows = {shape: result for (name, shape), result in timed.items() if name == operator}
+        columns = list(dict.fromkeys(name for result in rows.values() for name in result.times))
+        same_layout = {"volnet plain", "torch plain"} <= set(columns)
+        header = [operator, *(f"{name}, ms" for name in columns), "best peer / volnet"]
+        header += ["plain / plain"] * same_layout + ["floor / volnet"]
+        lines += [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
+        for shape, result in rows.items():
+            cells = [shape, *(milliseconds(result.times.get(name)) for name in columns)]
+            cells.append(ratio(result, result.peer, result.volnet))
+            if same_layout:
+                cells.append(ratio(result, "torch plain", "volnet plain"))
+            cells.append(floor_share(result))
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return lines
+
+
+def milliseconds(times: list[float] | None) -> str:
+    return f"{statistics.median(times) * 1e3:.3g}" if times else "-"
+
+
+def ratio(result: Any, peer: str | None, ours: str | None) -> str:
+    if peer not in result.times or ours not in result.times:
+        return "-"
+    r = result.ratio(peer, ours)
+    return f"{r['median']:.3g} ({r['least']:.3g}-{r['most']:.3g})"
+
+
+def floor_share(result: Any) -> str:
+    kind = max(("memory", "arithmetic"), key=lambda name: result.floor[name])
+    if result.floor[kind] == 0:
+        return "-"
+    return f"{result.floor[kind] / statistics.median(result.times[result.volnet]):.0%} ({kind})"

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pytest_benchmark")
+pytest.importorskip("typer")  # the machine's description is that of `volnet info`
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments: str) -> str:
+    command = [sys.executable, "-m", "pytest", "benchmarks/ops.py", "--quick", "-p", "no:cacheprovider"]
+    done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def test_every_operator_runs_once_and_its_peers_agree() -> None:
+    output = run("--benchmark-disable", "-v")
+    for shapes in (ROOT / "benchmarks" / "shapes").glob("*.toml"):
+        assert f"test_operator[{shapes.stem}: quick" in output
+
+
+def test_a_timed_run_writes_the_machine_and_both_sides(tmp_path: Path) -> None:
+    file = tmp_path / "ops.json"
+    output = run("-k", "max_pool3d", f"--benchmark-json={file}")
+    written = json.loads(file.read_text())
+    machine = written["machine_info"]["volnet"]
+    assert machine["cpu"]["model"]
+    assert machine["isa"]["in_use"]
+    assert machine["versions"]["torch"]
+    names = [entry["name"] for entry in written["benchmarks"]]
+    assert [any(f": {side} plain]" in name for name in names) for side in ("volnet", "torch")] == [True, True]
+    for entry in written["benchmarks"]:
+        assert entry["group"].startswith("max_pool3d: quick")
+        assert entry["stats"]["median"] > 0
+        assert entry["extra_info"]["bandwidth"] > 0
+    assert "| max_pool3d | volnet plain, ms |" in output
