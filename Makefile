@@ -1,6 +1,6 @@
 # What people and CI run. Every target sets up what it needs in .venv by itself.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow bench lint wheel clean
+.PHONY: help demo test bench lint wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,10 +16,7 @@ demo: $(BUILT)  ## find nodules: in a phantom, or with CT=path in any chest CT
 	$(VENV)/bin/volnet demo $(CT) --out demo --overwrite
 
 test: $(BUILT)  ## the test suite
-	$(RUN) -m pytest -m "not slow"
-
-test-slow: $(BUILT)  ## the tests that take minutes
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -q
 
 bench: $(BUILT)  ## every operator side by side with its peers; writes benchmarks/results/ops.json
 	mkdir -p benchmarks/results
@@ -42,10 +39,12 @@ clean:  ## everything that was built, and the environment
 	rm -rf $(VENV) build dist demo volnet/_C*.so *.egg-info
 
 $(STAMP): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (about a minute)"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch numpy setuptools wheel pybind11 ninja build
 	@touch $@
 
 $(BUILT): $(STAMP) setup.py $(CSRC)
+	@echo "Building volnet (about a minute)"
 	VOLNET_CXXFLAGS=-Werror $(VENV)/bin/pip install --quiet --no-build-isolation --constraint constraints.txt -e '.[dev]'
 	@touch $@
