@@ -125,7 +125,8 @@ def test_any_window_gives_what_torch_gives(data):
     x = values[torch.randint(0, data.draw(st.integers(1, 7)), shape, generator=generator)]
     x = x.contiguous(memory_format=data.draw(st.sampled_from(LAYOUTS)))
     try:
-        expected, places = F.max_pool3d(x, *arguments)
+        # In channels last torch gives a window of nothing but -inf the index of another window's voxel.
+        expected, places = F.max_pool3d(x.contiguous(), *arguments)
     except RuntimeError:
         with pytest.raises(RuntimeError):
             ops.max_pool3d(x, *arguments)

@@ -133,6 +133,31 @@ def test_many_threads_at_once() -> None:
     assert failures == []
 
 
+@pytest.mark.skipif("libasan" not in Path("/proc/self/maps").read_text(), reason="for `make sanitize`")
+@pytest.mark.parametrize("size", [5, 80], ids=["small", "mapped"])
+@pytest.mark.parametrize(
+    ("act", "report"),
+    [
+        ("", ""),
+        ("ctypes.memset(address + bytes, 0, 1)", "use-after-poison"),
+        ("del y; ctypes.memset(address, 0, 1)", "use-after-poison"),
+        ("del y; memory.trim(); z = ops.conv3d(x, w); ctypes.memset(z.data_ptr(), 0, bytes)", ""),
+    ],
+    ids=["inside", "past_the_end", "freed", "after_trim"],
+)
+def test_sanitizer_sees_the_bounds_of_a_tensor(size: int, act: str, report: str) -> None:
+    result = run_python(
+        "import ctypes, torch\n"
+        "from volnet import memory, ops\n"
+        f"x, w = torch.zeros(1, 1, {size}, {size}, {size}), torch.zeros(1, 1, 1, 1, 1)\n"
+        "y = ops.conv3d(x, w)\n"
+        "address, bytes = y.data_ptr(), y.numel() * 4\n"
+        f"ctypes.memset(address, 0, bytes)\n{act}"
+    )
+    assert (result.returncode == 0) == (report == ""), result.stderr
+    assert report in result.stderr
+
+
 def test_works_in_a_forked_child() -> None:
     result = run_python(
         "import os, torch, warnings, volnet\n"

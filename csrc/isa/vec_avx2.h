@@ -1,4 +1,6 @@
 // Vec of eight floats in AVX2 and FMA. The meaning of each function is in vec_scalar.h.
+#include "isa/masked.h"
+
 struct Vec {
   using element = float;
   static constexpr int64_t width = 8;
@@ -16,7 +18,10 @@ struct Vec {
     const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16))};
   }
-  static inline Vec load(const float* p, int64_t n) { return {_mm256_maskload_ps(p, lanes_below(n))}; }
+  static inline Vec load(const float* p, int64_t n) {
+    reads(p, n * int64_t{sizeof *p});
+    return {_mm256_maskload_ps(p, lanes_below(n))};
+  }
   static inline Vec load(const bfloat16* p, int64_t n) {
     bfloat16 buffer[width] = {};
     std::memcpy(buffer, p, static_cast<size_t>(n) * sizeof *p);
@@ -34,7 +39,10 @@ struct Vec {
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0x08);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
   }
-  inline void store(float* p, int64_t n) const { _mm256_maskstore_ps(p, lanes_below(n), v); }
+  inline void store(float* p, int64_t n) const {
+    writes(p, n * int64_t{sizeof *p});
+    _mm256_maskstore_ps(p, lanes_below(n), v);
+  }
   inline void store(bfloat16* p, int64_t n) const {
     bfloat16 buffer[width];
     store(buffer);
@@ -102,8 +110,14 @@ struct VecInt {
     const Vec mixed = Vec::even({_mm256_castsi256_ps(a.v)}, {_mm256_castsi256_ps(b.v)});
     return {_mm256_castps_si256(mixed.v)};
   }
-  inline Vec gather(const float* p) const { return {_mm256_i32gather_ps(p, v, 4)}; }
-  inline VecInt gather(const int32_t* p) const { return {_mm256_i32gather_epi32(p, v, 4)}; }
+  inline Vec gather(const float* p) const {
+    reads_at(p, reinterpret_cast<const int32_t*>(&v), Vec::width);
+    return {_mm256_i32gather_ps(p, v, 4)};
+  }
+  inline VecInt gather(const int32_t* p) const {
+    reads_at(p, reinterpret_cast<const int32_t*>(&v), Vec::width);
+    return {_mm256_i32gather_epi32(p, v, 4)};
+  }
 };
 inline VecInt operator+(VecInt a, VecInt b) { return {_mm256_add_epi32(a.v, b.v)}; }
 inline VecInt operator*(VecInt a, VecInt b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
@@ -128,6 +142,9 @@ struct VecBytes {
     store(buffer);
     std::memcpy(p, buffer, static_cast<size_t>(n));
   }
-  inline void stream(char* p) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), v); }
+  inline void stream(char* p) const {
+    writes(p, width);
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), v);
+  }
   static inline void stream_end() { _mm_sfence(); }
 };

@@ -1,4 +1,6 @@
 // Vec of sixteen floats in AVX-512 (F, BW, DQ, VL). The meaning of each function is in vec_scalar.h.
+#include "isa/masked.h"
+
 struct Vec {
   using element = float;
   static constexpr int64_t width = 16;
@@ -17,8 +19,12 @@ struct Vec {
   static inline Vec load(const bfloat16* p) {
     return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
-  static inline Vec load(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(lanes_below(n), p)}; }
+  static inline Vec load(const float* p, int64_t n) {
+    reads(p, n * int64_t{sizeof *p});
+    return {_mm512_maskz_loadu_ps(lanes_below(n), p)};
+  }
   static inline Vec load(const bfloat16* p, int64_t n) {
+    reads(p, n * int64_t{sizeof *p});
     return widen(_mm256_maskz_loadu_epi16(lanes_below(n), p));
   }
   inline __m256i narrow() const {
@@ -31,8 +37,14 @@ struct Vec {
   }
   inline void store(float* p) const { _mm512_storeu_ps(p, v); }
   inline void store(bfloat16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow()); }
-  inline void store(float* p, int64_t n) const { _mm512_mask_storeu_ps(p, lanes_below(n), v); }
-  inline void store(bfloat16* p, int64_t n) const { _mm256_mask_storeu_epi16(p, lanes_below(n), narrow()); }
+  inline void store(float* p, int64_t n) const {
+    writes(p, n * int64_t{sizeof *p});
+    _mm512_mask_storeu_ps(p, lanes_below(n), v);
+  }
+  inline void store(bfloat16* p, int64_t n) const {
+    writes(p, n * int64_t{sizeof *p});
+    _mm256_mask_storeu_epi16(p, lanes_below(n), narrow());
+  }
 
   static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
   static inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
@@ -48,6 +60,7 @@ struct Vec {
   static inline Mask greater(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ); }
   static inline Mask equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ); }
   static inline Mask equal(const int64_t* p, int64_t n, int64_t value) {
+    reads(p, n * int64_t{sizeof *p});
     const __m512i all = _mm512_set1_epi64(value);
     const __mmask16 lanes = lanes_below(n);
     const auto low = static_cast<__mmask8>(lanes), high = static_cast<__mmask8>(lanes >> 8);
@@ -89,8 +102,14 @@ struct VecInt {
   static inline VecInt even(VecInt a, VecInt b) {
     return {_mm512_permutex2var_epi32(a.v, Vec::even_lanes(), b.v)};
   }
-  inline Vec gather(const float* p) const { return {_mm512_i32gather_ps(v, p, 4)}; }
-  inline VecInt gather(const int32_t* p) const { return {_mm512_i32gather_epi32(v, p, 4)}; }
+  inline Vec gather(const float* p) const {
+    reads_at(p, reinterpret_cast<const int32_t*>(&v), Vec::width);
+    return {_mm512_i32gather_ps(v, p, 4)};
+  }
+  inline VecInt gather(const int32_t* p) const {
+    reads_at(p, reinterpret_cast<const int32_t*>(&v), Vec::width);
+    return {_mm512_i32gather_epi32(v, p, 4)};
+  }
 };
 inline VecInt operator+(VecInt a, VecInt b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline VecInt operator*(VecInt a, VecInt b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
@@ -107,9 +126,16 @@ struct VecBytes {
   static inline VecBytes load(const char* p) { return {_mm512_loadu_si512(p)}; }
   inline void store(char* p) const { _mm512_storeu_si512(p, v); }
   static inline VecBytes load(const char* p, int64_t n) {
+    reads(p, n);
     return {_mm512_maskz_loadu_epi8(bytes_below(n), p)};
   }
-  inline void store(char* p, int64_t n) const { _mm512_mask_storeu_epi8(p, bytes_below(n), v); }
-  inline void stream(char* p) const { _mm512_stream_si512(reinterpret_cast<__m512i*>(p), v); }
+  inline void store(char* p, int64_t n) const {
+    writes(p, n);
+    _mm512_mask_storeu_epi8(p, bytes_below(n), v);
+  }
+  inline void stream(char* p) const {
+    writes(p, width);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), v);
+  }
   static inline void stream_end() { _mm_sfence(); }
 };

@@ -1,6 +1,9 @@
 #include "memory/pool.h"
 
 #include <pthread.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -51,6 +54,19 @@ void to_system(void* block, int64_t bytes) {
   }
 }
 
+// Under AddressSanitizer only the bytes that were asked for may be touched: not the rest of their size class,
+// not a free block.
+#ifdef __SANITIZE_ADDRESS__
+void open_block(void* block, int64_t bytes, int64_t size) {
+  __asan_unpoison_memory_region(block, static_cast<size_t>(bytes));
+  __asan_poison_memory_region(static_cast<char*>(block) + bytes, static_cast<size_t>(size - bytes));
+}
+void close_block(void* block, int64_t size) { __asan_poison_memory_region(block, static_cast<size_t>(size)); }
+#else
+void open_block(void*, int64_t, int64_t) {}
+void close_block(void*, int64_t) {}
+#endif
+
 std::string mebibytes(int64_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB"; }
 
 class Pool {
@@ -61,6 +77,7 @@ class Pool {
     ++stats_.allocations;
     void* block = take_cached(size);
     if (block == nullptr) block = take_new(size, what);
+    open_block(block, bytes, size);
     sizes_[block] = size;
     stats_.in_use += size;
     stats_.peak = std::max(stats_.peak, stats_.in_use);
@@ -74,6 +91,7 @@ class Pool {
     sizes_.erase(it);
     stats_.in_use -= size;
     stats_.cached += size;
+    close_block(block, size);
     free_[size].push_back(block);
   }
 
@@ -132,7 +150,10 @@ class Pool {
   int64_t trim_locked() {
     const int64_t freed = stats_.cached;
     for (auto& [size, blocks] : free_) {
-      for (void* block : blocks) to_system(block, size);
+      for (void* block : blocks) {
+        open_block(block, size, size);
+        to_system(block, size);
+      }
     }
     free_.clear();
     stats_.cached = 0;

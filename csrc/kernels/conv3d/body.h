@@ -325,7 +325,7 @@ void weight_gradient(const WeightGradient& call, int64_t piece) {
   const int64_t taps = taps_d * taps_h * taps_w;
   const int64_t x_voxel = call.groups * call.channels, dy_voxel = call.groups * call.filters;
   const int64_t k = block * call.k_block, filters = std::min(call.k_block, call.filters - k);
-  const int64_t last_lanes = std::clamp<int64_t>(filters - (V - 1) * T::width, 0, T::width);
+  const int64_t last_lanes = filters - (V - 1) * T::width;
   E* partial = static_cast<E*>(call.partial) +
                (range * call.groups + group) * (taps * call.channels + 1) * call.k_padded + k;
   for (int64_t row = 0; row <= taps * call.channels; ++row) {
@@ -385,7 +385,9 @@ void weight_gradient(const WeightGradient& call, int64_t piece) {
 
 template <class T>
 void weight_gradient_any(const WeightGradient& call, int64_t piece) {
-  if (call.k_block == T::width) {
+  // The last block may have filters for one vector only: a second one would be read past the end of dy.
+  const int64_t k = piece % (call.k_padded / call.k_block) * call.k_block;
+  if (std::min(call.k_block, call.filters - k) <= T::width) {
     weight_gradient<1, T>(call, piece);
   } else {
     weight_gradient<2, T>(call, piece);
