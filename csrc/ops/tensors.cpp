@@ -50,19 +50,31 @@ Tensor to_layout(const Tensor& x, Layout5 layout, const char* op) {
   VOLNET_CHECK(element_size == 2 || element_size == 4 || element_size == 8, op,
                ": cannot change the layout of elements of ", element_size, " bytes");
   Tensor y = empty_strided(sizes, layout == Layout5::plain ? plain : last, x.scalar_type(), element_size, op);
-  const int64_t voxels = sizes[2] * sizes[3] * sizes[4];
-  const int64_t rows = layout == Layout5::plain ? voxels : sizes[1];
-  const int64_t columns = layout == Layout5::plain ? sizes[1] : voxels;
+  const int64_t channels = sizes[1], voxels = sizes[2] * sizes[3] * sizes[4];
+  const bool joins = layout == Layout5::channels_last;
+  const int64_t image = channels * voxels * element_size;
   const auto* src = static_cast<const char*>(x.const_data_ptr());
   auto* dst = static_cast<char*>(y.mutable_data_ptr());
-  const int64_t image = rows * columns * element_size;
-  constexpr int64_t chunk = 4096;  // voxels a piece
-  const int64_t chunks = (voxels + chunk - 1) / chunk;
-  for_each_piece(sizes[0] * chunks, [&](int64_t piece, int64_t) {
-    const int64_t n = piece / chunks, begin = piece % chunks * chunk, end = std::min(begin + chunk, voxels);
-    const auto part = layout == Layout5::plain ? layout::Rectangle{begin, end, 0, columns}
-                                               : layout::Rectangle{0, rows, begin, end};
-    layout::transpose(src + n * image, dst + n * image, rows, columns, part, element_size);
+
+  // Few channels are cut into many runs of voxels, many channels into blocks as well: a single image keeps
+  // every core busy, and what a piece reads and writes stays in its core's cache.
+  constexpr int64_t piece_bytes = int64_t{128} << 10, channel_block = 64;
+  const int64_t block = std::min(channels, channel_block);
+  const int64_t run = std::max(piece_bytes / (block * element_size) / layout::cut, int64_t{1}) * layout::cut;
+  const int64_t blocks = (channels + block - 1) / block, runs = (voxels + run - 1) / run;
+  // Larger results have mostly left the cache by the time they are read.
+  constexpr int64_t stream_from = int64_t{32} << 20;
+  const bool stream = sizes[0] * image >= stream_from;
+  const auto& kernels = element_size == 2   ? layout::kernels_b2
+                        : element_size == 4 ? layout::kernels_b4
+                                            : layout::kernels_b8;
+  const auto transpose = kernels.best();
+  for_each_piece(sizes[0] * runs * blocks, [&](int64_t piece, int64_t) {
+    const int64_t c = piece % blocks * block, v = piece / blocks % runs * run, n = piece / blocks / runs;
+    const int64_t c_end = std::min(c + block, channels), v_end = std::min(v + run, voxels);
+    transpose(
+        {src + n * image, dst + n * image, joins ? channels : voxels, joins ? voxels : channels, stream},
+        joins ? layout::Rectangle{c, c_end, v, v_end} : layout::Rectangle{v, v_end, c, c_end});
   });
   return y;
 }

@@ -76,6 +76,13 @@ inline Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector
                                   [](void* data) { memory::release(data); });
 }
 
+// The strides for a result that a channels_last kernel writes and that is wanted in `wanted`: one channel or
+// one voxel lies the same both ways, and its strides should then say what is wanted.
+inline Layout5 written_layout(const std::vector<int64_t>& sizes, Layout5 wanted) {
+  const bool same_memory = sizes[1] == 1 || sizes[2] * sizes[3] * sizes[4] == 1;
+  return same_memory ? wanted : Layout5::channels_last;
+}
+
 template <class T>
 Tensor empty_plain(const std::vector<int64_t>& sizes, const char* op) {
   return empty_strided(sizes, contiguous_strides(sizes), ScalarTypeOf<T>::value, sizeof(T), op);
