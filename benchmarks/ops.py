@@ -105,6 +105,46 @@ def conv3d(shape: Shape) -> Work:
     )
 
 
+def conv_transpose3d(shape: Shape) -> Work:
+    dtype = getattr(torch, shape.get("dtype", "float32"))
+    cin, cout, kernel, stride = (shape[n] for n in ("in_channels", "out_channels", "kernel_size", "stride"))
+    padding, extra = shape.get("padding", 0), shape.get("output_padding", 0)
+    x = random(1, cin, *shape["size"]).to(dtype)
+    weight = (random(cin, cout, *kernel) / np.sqrt(cin * np.prod(kernel) / stride**3)).to(dtype)
+    bias = random(cout).to(dtype)
+    space = [(n - 1) * stride - 2 * padding + k + extra for n, k in zip(shape["size"], kernel, strict=True)]
+    voxels = torch.stack([integers(0, n, 64) for n in space], dim=1)
+
+    # As for conv3d, 64 voxels of the result: each gathers the inputs whose taps reach it.
+    expected = bias.double().repeat(64, 1)
+    for row, voxel in zip(expected, voxels.tolist(), strict=True):
+        for tap in np.ndindex(*kernel):
+            steps = [divmod(v + padding - t, stride) for v, t in zip(voxel, tap, strict=True)]
+            if all(rest == 0 and 0 <= i < n for (i, rest), n in zip(steps, shape["size"], strict=True)):
+                d, h, w = (i for i, _ in steps)
+                row += x[0, :, d, h, w].double() @ weight[(slice(None), slice(None), *tap)].double()
+
+    def error(y: Tensor) -> float:
+        return relative_l2(y[0][:, voxels[:, 0], voxels[:, 1], voxels[:, 2]].T, expected)
+
+    implementations = {}
+    for layout, memory_format in LAYOUTS.items():
+        inputs = [t.contiguous(memory_format=memory_format) for t in (x, weight)]
+        for name, function in (("volnet", ops.conv_transpose3d), ("torch", F.conv_transpose3d)):
+            implementations[f"{name} {layout}"] = partial(
+                function, *inputs, bias, stride=stride, padding=padding, output_padding=extra
+            )
+    outputs = cout * int(np.prod(space))
+    return Work(
+        implementations,
+        error,
+        tolerance=2e-5 if dtype == torch.float32 else 1e-2,
+        flops=2.0 * x.numel() * cout * int(np.prod(kernel)),
+        bytes=float(nbytes(x, weight) + outputs * x.element_size()),
+        dtype=dtype,
+    )
+
+
 def max_pool3d(shape: Shape) -> Work:
     return pooling(shape, ops.max_pool3d, F.max_pool3d, exact=True)
 
@@ -276,6 +316,7 @@ def sample_patches(shape: Shape) -> Work:
 
 OPERATORS = (
     conv3d,
+    conv_transpose3d,
     max_pool3d,
     avg_pool3d,
     box_iou3d,
@@ -289,6 +330,7 @@ BOTH = ("volnet plain", "volnet channels_last", "torch plain", "torch channels_l
 ROI = BOTH[:2]
 IMPLEMENTATIONS = {
     "conv3d": BOTH,
+    "conv_transpose3d": BOTH,
     "max_pool3d": BOTH,
     "avg_pool3d": BOTH,
     "box_iou3d": ("volnet", "torch", "monai"),

@@ -5,6 +5,7 @@
 #include "isa/dispatch.h"
 #include "isa/isa.h"
 #include "kernels/conv3d/planner.h"
+#include "kernels/conv3d/winograd.h"
 #include "memory/pool.h"
 
 namespace py = pybind11;
@@ -29,7 +30,7 @@ PYBIND11_MODULE(_C, m) {
     return rows;
   });
 
-  // The plan of a float32 conv3d forward pass; padding is [begin, end] of each axis.
+  // The plan of the direct float32 conv3d kernel; padding is [begin, end] of each axis.
   m.def("conv3d_plan", [](const std::array<int64_t, 5>& input, const std::array<int64_t, 5>& weight,
                           const std::array<int64_t, 3>& stride, const std::array<int64_t, 6>& padding,
                           const std::array<int64_t, 3>& dilation, int64_t groups) {
@@ -47,6 +48,9 @@ PYBIND11_MODULE(_C, m) {
     d["scratch_bytes_a_worker"] = call.scratch;
     return d;
   });
+
+  m.def("precision", [] { return static_cast<int>(conv3d::precision()); });
+  m.def("set_precision", [](int level) { conv3d::set_precision(static_cast<conv3d::Precision>(level)); });
 
   m.def("memory_stats", [] {
     const memory::Stats s = memory::stats();

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from tests.cases import EPSILON, Case, Sample, all_cases
-from volnet import isa
+from volnet import isa, set_precision
 
 LAYOUTS = {"plain": torch.contiguous_format, "channels_last": torch.channels_last_3d}
 CASES = all_cases()
@@ -24,6 +24,13 @@ VARIANTS = [
     for dtype in case.dtypes
     for layout in (LAYOUTS if case.volumes else ["plain"])
 ]
+
+
+@pytest.fixture(autouse=True)
+def precision_of_the_case(request: pytest.FixtureRequest) -> Iterator[None]:
+    set_precision(request.node.callspec.params["case"].precision)
+    yield
+    set_precision("high")
 
 
 def kernel_levels(case: Case) -> list[str]:

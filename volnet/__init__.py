@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from volnet import isa, memory, nn, ops
+from volnet.precision import get_precision, set_precision
 
 __version__ = version("volnet")
-__all__ = ["__version__", "isa", "memory", "nn", "ops"]
+__all__ = ["__version__", "get_precision", "isa", "memory", "nn", "ops", "set_precision"]

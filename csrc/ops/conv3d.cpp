@@ -1,10 +1,13 @@
 // torch.ops.volnet.conv3d and its gradients. Padding is [d begin, d end, h begin, h end, w begin, w end].
 #include <algorithm>
 #include <array>
+#include <limits>
+#include <type_traits>
 
 #include "isa/isa.h"
 #include "kernels/conv3d/conv3d.h"
 #include "kernels/conv3d/planner.h"
+#include "kernels/conv3d/winograd.h"
 #include "ops/tensors.h"
 
 namespace volnet {
@@ -70,6 +73,28 @@ void run_pieces(const conv3d::DirectKernel& kernel, const Convolution& call) {
   });
 }
 
+// Runs the call by Winograd where that is less work and the precision allows it.
+template <class S>
+bool winograd(const Convolution& call, const S* w, const conv3d::WeightStrides& strides) {
+  if (conv3d::precision() == conv3d::Precision::highest) return false;
+  const auto& table = std::is_same_v<S, float> ? conv3d::winograd_f32 : conv3d::winograd_bf16;
+  conv3d::Winograd plan;
+  if (!plan_winograd(table.preview().second, call, worker_count(std::numeric_limits<int64_t>::max()), plan))
+    return false;
+  const auto kernel = table.best();
+  const memory::Scratch u(transformed_size(plan) * static_cast<int64_t>(sizeof(float)), "conv3d weights");
+  for_each_piece(transforming_pieces(plan), [&](int64_t piece, int64_t) {
+    transform_weights(kernel, w, strides, call, plan, piece, u.as<float>());
+  });
+  plan.weights = u.as<float>();
+  const int64_t pieces = winograd_pieces(plan), scratch_step = winograd_scratch(plan);
+  const memory::Scratch scratch(scratch_step * worker_count(pieces), "conv3d scratch");
+  for_each_piece(pieces, [&](int64_t piece, int64_t worker) {
+    run_winograd_piece(kernel, plan, piece, scratch.as<char>() + worker * scratch_step);
+  });
+  return true;
+}
+
 // Packs the weights and runs one call; `filters` and `channels` are swapped for the gradient of the data.
 template <class S>
 void convolve(Convolution call, const Tensor& weight, const conv3d::WeightStrides& strides) {
@@ -84,6 +109,9 @@ void convolve(Convolution call, const Tensor& weight, const conv3d::WeightStride
     call.weights = packed.as<A>();
     run_pieces(kernel, call);
     return;
+  }
+  if constexpr (!std::is_same_v<S, double>) {
+    if (winograd<S>(call, w, strides)) return;
   }
   const auto kernel = Tables<S>::direct().best();
   plan(kernel, sizeof(A), call);
@@ -161,8 +189,8 @@ Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor
   const Layout5 layout = result_layout(x, weight);
   const auto output = a.output_size();
   const Tensor dense = to_layout(x, Layout5::channels_last, "conv3d");
-  Tensor y = empty_volume<S>({x.size(0), weight.size(0), output[0], output[1], output[2]},
-                             Layout5::channels_last, "conv3d");
+  const Ints size = {x.size(0), weight.size(0), output[0], output[1], output[2]};
+  Tensor y = empty_volume<S>(size, written_layout(size, layout), "conv3d");
   if (y.numel() == 0) return layout == Layout5::plain ? to_layout(y, layout, "conv3d") : y;
 
   Convolution call;
@@ -191,7 +219,7 @@ template <class S>
 Tensor data_gradient(const Tensor& grad, const Tensor& weight, const Ints& input_size, const Arguments& a,
                      Layout5 layout) {
   const Tensor dense = to_layout(grad, Layout5::channels_last, "conv3d backward");
-  Tensor dx = empty_volume<S>(input_size, Layout5::channels_last, "conv3d backward");
+  Tensor dx = empty_volume<S>(input_size, written_layout(input_size, layout), "conv3d backward");
   if (dx.numel() == 0) return to_layout(dx, layout, "conv3d backward");
 
   Convolution call;

@@ -45,6 +45,7 @@ class Case:
     volumes: tuple[int, ...] = ()  # which inputs are [N, C, D, H, W] and come in both layouts
     gradient_tolerance: float | None = None  # where it differs from `tolerance`
     kernels: str = ""  # prefix of the kernels' names, where it is not NAME_
+    precision: str = "high"  # of volnet.set_precision
     same_layout: bool = True  # the result is a volume in the layout of the first input
 
 

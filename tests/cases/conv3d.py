@@ -34,6 +34,7 @@ def samples():
         sample("c16_k17", (1, 16, 3, 4, 16), (17, 16, 3, 3, 3), padding=1),
         sample("c17_k33", (1, 17, 3, 3, 29), (33, 17, 3, 3, 3), padding=1),
         sample("c33_k3", (1, 33, 3, 4, 5), (3, 33, 3, 3, 3), padding=1),
+        sample("one_filter", (1, 4, 5, 6, 7), (1, 4, 3, 3, 3), bias=False, padding=1),
         sample("no_bias", (1, 4, 5, 6, 7), (8, 4, 3, 3, 3), bias=False),
         sample("pointwise", (1, 16, 3, 4, 5), (20, 16, 1, 1, 1)),
         sample("anisotropic", (1, 4, 5, 6, 7), (6, 4, 1, 3, 3), padding=(0, 1, 1)),
@@ -64,16 +65,44 @@ def samples():
     ]
 
 
+def winograd_samples():
+    return [
+        sample("c17_k33", (2, 17, 9, 10, 11), (33, 17, 3, 3, 3), padding=1),
+        sample("c33_k16", (1, 33, 8, 8, 8), (16, 33, 3, 3, 3)),
+        sample("one_tile", (1, 16, 2, 2, 2), (16, 16, 3, 3, 3), padding=1),
+        sample("tails", (1, 16, 5, 6, 7), (32, 16, 3, 3, 3), padding=(2, 0, 1)),
+        sample("no_bias", (3, 32, 6, 5, 4), (48, 32, 3, 3, 3), bias=False, padding=1),
+        sample("1x3x3", (1, 32, 5, 9, 13), (32, 32, 1, 3, 3), padding=(0, 1, 1)),
+        sample("3x1x1", (1, 32, 13, 5, 4), (32, 32, 3, 1, 1), padding=(1, 0, 0)),
+        sample("3x3x1", (1, 32, 8, 9, 5), (32, 32, 3, 3, 1)),
+        sample("3x1x3", (1, 32, 8, 3, 13), (32, 32, 3, 1, 3), padding=2),
+        sample("groups", (1, 48, 8, 9, 10), (64, 24, 3, 3, 3), groups=2, padding=1),
+        sample("no_images", (0, 16, 8, 8, 8), (16, 16, 3, 3, 3)),
+    ]
+
+
 CASES = [
     Case(
         name="conv3d",
         function=ops.conv3d,
         reference=reference,
         samples=samples,
+        precision="highest",
         # A sum of n products errs by about sqrt(n) epsilon of its largest term; here n is at most 33 * 27.
         tolerance=32,
         # The bfloat16 gradient of the output is itself rounded; sums run over all positions.
         gradient_tolerance=64,
+        differentiable=(0, 1, 2),
+        volumes=(0,),
+    ),
+    Case(
+        name="conv3d_winograd",
+        kernels="conv3d_",
+        function=ops.conv3d,
+        reference=reference,
+        samples=winograd_samples,
+        # What "high" promises: no value off by more than 1e-4 of the largest.
+        tolerance=840,
         differentiable=(0, 1, 2),
         volumes=(0,),
     ),

@@ -34,7 +34,7 @@ inline bool is_depthwise(const Convolution& call) {
   return call.channels == 1 && call.filters == 1 && call.groups > 1;
 }
 
-// What a float32 forward pass would run, for those who ask.
+// What a float32 forward pass of the direct algorithm runs, for those who ask.
 struct Plan {
   std::string kernel;
   Convolution call;

@@ -1,4 +1,5 @@
 #include "kernels/conv3d/conv3d.h"
+#include "kernels/conv3d/winograd.h"
 
 namespace volnet::conv3d {
 
@@ -31,6 +32,35 @@ const KernelTable<DirectKernel> depthwise_bf16{
 };
 const KernelTable<DirectKernel> depthwise_f64{
     {"conv3d_f64_depthwise_scalar", Level::scalar, {scalar::depthwise_f64, 1, 1}},
+};
+
+const KernelTable<WinogradKernel> winograd_f32{
+    {"conv3d_f32_winograd_scalar",
+     Level::scalar,
+     {scalar::winograd_weights, scalar::winograd_input_f32, scalar::winograd_multiply,
+      scalar::winograd_output_f32, 1, 4}},
+    {"conv3d_f32_winograd_avx2",
+     Level::avx2,
+     {avx2::winograd_weights, avx2::winograd_input_f32, avx2::winograd_multiply, avx2::winograd_output_f32, 8,
+      6}},
+    {"conv3d_f32_winograd_avx512",
+     Level::avx512,
+     {avx512::winograd_weights, avx512::winograd_input_f32, avx512::winograd_multiply,
+      avx512::winograd_output_f32, 16, 14}},
+};
+const KernelTable<WinogradKernel> winograd_bf16{
+    {"conv3d_bf16_winograd_scalar",
+     Level::scalar,
+     {scalar::winograd_weights, scalar::winograd_input_bf16, scalar::winograd_multiply,
+      scalar::winograd_output_bf16, 1, 4}},
+    {"conv3d_bf16_winograd_avx2",
+     Level::avx2,
+     {avx2::winograd_weights, avx2::winograd_input_bf16, avx2::winograd_multiply, avx2::winograd_output_bf16,
+      8, 6}},
+    {"conv3d_bf16_winograd_avx512",
+     Level::avx512,
+     {avx512::winograd_weights, avx512::winograd_input_bf16, avx512::winograd_multiply,
+      avx512::winograd_output_bf16, 16, 14}},
 };
 
 const KernelTable<std::nullptr_t> onednn_bf16{{"conv3d_bf16_onednn_amx", Level::amx, nullptr}};

@@ -1,0 +1,158 @@
+#include "kernels/conv3d/winograd.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "isa/bfloat16.h"
+
+namespace volnet::conv3d {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// At least `floats`, an odd number of cache lines of 16.
+int64_t odd_lines(int64_t floats) { return (ceil_div(floats, 16) | 1) * 16; }
+
+// One or three neighbouring taps, stride 1, every output written.
+bool fits(const Axis& axis) {
+  const size_t taps = axis.taps.size();
+  const bool neighbours = taps == 1 || (taps == 3 && axis.taps[1].offset == axis.taps[0].offset + 1 &&
+                                        axis.taps[2].offset == axis.taps[0].offset + 2);
+  return neighbours && axis.stride == 1 && axis.write_step == 1 && axis.write_first == 0 &&
+         axis.count == axis.output;
+}
+
+// Work in multiply-adds of the product's speed. Transforms move each element of V and M through registers
+// three times: measured, an element costs about as much as this many multiply-adds of a product.
+constexpr double transform_cost = 14.0, weight_cost = 30.0;
+constexpr double direct_efficiency = 0.9;
+
+double cost(const Winograd& plan) {
+  const auto products = static_cast<double>(plan.products()), tiles = static_cast<double>(plan.tiles());
+  const auto c = static_cast<double>(plan.c_padded), k = static_cast<double>(plan.k_padded);
+  const double a_group = products * (tiles * (c * k + transform_cost * (c + k)) + weight_cost * c * k);
+  return a_group * static_cast<double>(plan.groups);
+}
+
+std::atomic<Precision> current_precision{Precision::high};
+
+}  // namespace
+
+Precision precision() { return current_precision.load(std::memory_order_relaxed); }
+void set_precision(Precision value) { current_precision.store(value, std::memory_order_relaxed); }
+
+bool plan_winograd(const WinogradKernel& kernel, const Convolution& call, int64_t workers, Winograd& plan) {
+  if (!std::all_of(call.axes.begin(), call.axes.end(), fits)) return false;
+  plan.x = call.x;
+  plan.y = call.y;
+  plan.bias = static_cast<const float*>(call.bias);
+  plan.batch = call.batch;
+  plan.groups = call.groups;
+  plan.channels = call.channels;
+  plan.filters = call.filters;
+  plan.k_block = call.filters <= kernel.width ? kernel.width : 2 * kernel.width;
+  plan.c_padded = ceil_div(call.channels, kernel.width) * kernel.width;
+  plan.k_padded = ceil_div(call.filters, plan.k_block) * plan.k_block;
+
+  double best =
+      static_cast<double>(call.channels * plan.k_padded * call.groups * call.batch) / direct_efficiency;
+  for (const Axis& axis : call.axes) {
+    best *= static_cast<double>(axis.output) * static_cast<double>(axis.taps.size());
+  }
+  bool found = false;
+  std::array<WinogradAxis, 3> chosen;
+  constexpr std::array<int64_t, 2> sizes = {2, 4};
+  for (const int64_t md : sizes) {
+    for (const int64_t mh : sizes) {
+      for (const int64_t mw : sizes) {
+        const std::array<int64_t, 3> wanted = {md, mh, mw};
+        for (size_t i = 0; i < 3; ++i) {
+          const Axis& axis = call.axes[i];
+          const int64_t m = axis.taps.size() == 1 ? 1 : wanted[i];
+          plan.axes[i] = {axis.input, axis.output, axis.taps.front().offset, m, ceil_div(axis.output, m)};
+        }
+        if (plan.products() > 1 && cost(plan) < best) {
+          best = cost(plan);
+          chosen = plan.axes;
+          found = true;
+        }
+      }
+    }
+  }
+  if (!found) return false;
+  plan.axes = chosen;
+
+  // More tiles at once read U less often; fewer keep V and M in the second-level cache and give more pieces.
+  const int64_t width = plan.c_padded + plan.k_padded;
+  const int64_t rows = kernel.row_tile * (width <= 96 ? 1 : width <= 384 ? 2 : 4);
+  const int64_t even = ceil_div(plan.tiles(), std::max<int64_t>(workers, 1));
+  plan.block_tiles = std::clamp<int64_t>(rows, 1, std::max<int64_t>(even, 1));
+  plan.v_step = odd_lines(plan.block_tiles * plan.c_padded);
+  plan.m_step = odd_lines(plan.block_tiles * plan.k_padded);
+  return true;
+}
+
+int64_t transformed_size(const Winograd& plan) {
+  return plan.groups * plan.products() * plan.k_padded * plan.channels;
+}
+
+int64_t transforming_pieces(const Winograd& plan) {
+  return plan.groups * (plan.k_padded / plan.k_block) * ceil_div(plan.channels, 8);
+}
+
+template <class S>
+void transform_weights(const WinogradKernel& kernel, const S* w, const WeightStrides& strides,
+                       const Convolution& call, const Winograd& plan, int64_t piece, float* u) {
+  constexpr int64_t most = 32;  // filters of a block: two vectors of the widest level
+  const auto& [depth, height, width] = call.axes;
+  const int64_t chunks = ceil_div(plan.channels, 8), blocks = plan.k_padded / plan.k_block;
+  const int64_t chunk = piece % chunks, block = piece / chunks % blocks, group = piece / chunks / blocks;
+  const int64_t filters = std::min(plan.k_block, plan.filters - block * plan.k_block);
+  const int64_t p_step = blocks * plan.channels * plan.k_block;
+  const S* from = w + group * strides.group + block * plan.k_block * strides.filter;
+
+  float taps[27 * most] = {};
+  for (int64_t c = chunk * 8; c < std::min(chunk * 8 + 8, plan.channels); ++c) {
+    for (int64_t k = 0; k < filters; ++k) {
+      const S* filter = from + k * strides.filter + c * strides.channel;
+      float* tap = taps + k;
+      for (const Tap& a : depth.taps) {
+        for (const Tap& b : height.taps) {
+          for (const Tap& t : width.taps) {
+            *tap = to_float(
+                filter[a.index * strides.taps[0] + b.index * strides.taps[1] + t.index * strides.taps[2]]);
+            tap += plan.k_block;
+          }
+        }
+      }
+    }
+    float* to = u + group * plan.products() * p_step + (block * plan.channels + c) * plan.k_block;
+    kernel.weights(plan, p_step, taps, to);
+  }
+}
+
+int64_t winograd_scratch(const Winograd& plan) {
+  return plan.products() * (plan.v_step + plan.m_step) * static_cast<int64_t>(sizeof(float));
+}
+
+int64_t winograd_pieces(const Winograd& plan) {
+  return plan.groups * ceil_div(plan.tiles(), plan.block_tiles);
+}
+
+void run_winograd_piece(const WinogradKernel& kernel, const Winograd& plan, int64_t piece, void* scratch) {
+  const int64_t blocks = ceil_div(plan.tiles(), plan.block_tiles);
+  const int64_t group = piece / blocks, first = piece % blocks * plan.block_tiles;
+  const int64_t count = std::min(plan.block_tiles, plan.tiles() - first);
+  auto* v = static_cast<float*>(scratch);
+  float* m = v + plan.products() * plan.v_step;
+  kernel.input(plan, group, first, count, v);
+  kernel.multiply(plan, group, 0, plan.products(), count, v, m);
+  kernel.output(plan, group, first, count, m);
+}
+
+template void transform_weights(const WinogradKernel&, const float*, const WeightStrides&, const Convolution&,
+                                const Winograd&, int64_t, float*);
+template void transform_weights(const WinogradKernel&, const bfloat16*, const WeightStrides&,
+                                const Convolution&, const Winograd&, int64_t, float*);
+
+}  // namespace volnet::conv3d

@@ -1,0 +1,111 @@
+// Winograd convolution in three dimensions, float32 arithmetic.
+//
+// On an axis with three taps, m outputs come from m + 2 inputs with m + 2 multiplications instead of 3 m:
+//   y = A^T [ (G g) * (B^T d) ]        F(m, 3), m = 2 or 4; an axis with one tap is left alone (m = 1).
+// Applied along d, h and w in turn this turns a convolution into P = (m_d + 2)(m_h + 2)(m_w + 2) independent
+// matrix products over the tiles:  M[p][tile][k] = sum over c of V[p][tile][c] * U[p][c][k].
+// F(4, 3) on all axes needs 216 products for 64 outputs where the direct algorithm needs 1,728.
+// Points 0, 1, -1 (2, -2) and infinity: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
+// 2016.
+//
+// Layouts (floats): U [groups][P][blocks of k][channels][k_block]; V [P][tiles of a block][channels padded
+// to the vector]; M [P][tiles of a block][k padded to k_block]; V and M with an odd number of cache lines
+// from one product to the next, or a tile's products would share a few cache sets. x and y are channels-last
+// volumes. Nothing may alias. Tiles at the end of an axis read zeros and store only what lies inside.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "isa/dispatch.h"
+#include "kernels/conv3d/conv3d.h"
+#include "kernels/conv3d/planner.h"
+
+namespace volnet::conv3d {
+
+// How much float32 accuracy convolutions may give up for speed, after torch.set_float32_matmul_precision.
+enum class Precision { highest, high, medium };
+Precision precision();
+void set_precision(Precision value);
+
+struct WinogradAxis {
+  int64_t input = 0, output = 0;
+  int64_t first = 0;  // input voxel = output voxel + first + tap
+  int64_t m = 1;      // outputs a tile: 1, 2 or 4
+  int64_t tiles = 0;
+
+  int64_t alpha() const { return m == 1 ? 1 : m + 2; }
+  int64_t taps() const { return m == 1 ? 1 : 3; }
+};
+
+struct Winograd {
+  const void* x = nullptr;
+  const float* weights = nullptr;  // U
+  const float* bias = nullptr;     // [groups * filters] or null
+  void* y = nullptr;
+  int64_t batch = 0, groups = 1, channels = 0, filters = 0;
+  std::array<WinogradAxis, 3> axes;
+
+  int64_t k_block = 0;
+  int64_t c_padded = 0, k_padded = 0;  // a group
+  int64_t block_tiles = 0;             // tiles that are transformed, multiplied and transformed back together
+  int64_t v_step = 0, m_step = 0;      // floats from one product to the next in V and M
+
+  int64_t products() const { return axes[0].alpha() * axes[1].alpha() * axes[2].alpha(); }
+  int64_t tiles() const { return batch * axes[0].tiles * axes[1].tiles * axes[2].tiles; }
+};
+
+// V of the tiles [first, first + count) of a group.
+using WinogradInput = void (*)(const Winograd&, int64_t group, int64_t first, int64_t count, float* v);
+// M of `count` tiles for the products [p_begin, p_end).
+using WinogradMultiply = void (*)(const Winograd&, int64_t group, int64_t p_begin, int64_t p_end,
+                                  int64_t count, const float* v, float* m);
+// y of the tiles [first, first + count).
+using WinogradOutput = void (*)(const Winograd&, int64_t group, int64_t first, int64_t count, const float* m);
+
+// U of one channel for a block of filters, from taps [kernel][k_block]; product p goes to u[p * p_step].
+using WinogradWeights = void (*)(const Winograd&, int64_t p_step, const float* taps, float* u);
+
+struct WinogradKernel {
+  WinogradWeights weights;
+  WinogradInput input;
+  WinogradMultiply multiply;
+  WinogradOutput output;
+  int64_t width;     // lanes of a vector
+  int64_t row_tile;  // tiles whose sums fit the registers
+};
+
+#define VOLNET_WINOGRAD_KERNELS(level)                                                                     \
+  namespace level {                                                                                        \
+  void winograd_input_f32(const Winograd&, int64_t group, int64_t first, int64_t count, float* v);         \
+  void winograd_input_bf16(const Winograd&, int64_t group, int64_t first, int64_t count, float* v);        \
+  void winograd_multiply(const Winograd&, int64_t group, int64_t p_begin, int64_t p_end, int64_t count,    \
+                         const float* v, float* m);                                                        \
+  void winograd_output_f32(const Winograd&, int64_t group, int64_t first, int64_t count, const float* m);  \
+  void winograd_output_bf16(const Winograd&, int64_t group, int64_t first, int64_t count, const float* m); \
+  void winograd_weights(const Winograd&, int64_t p_step, const float* taps, float* u);                     \
+  }
+VOLNET_WINOGRAD_KERNELS(scalar)
+VOLNET_WINOGRAD_KERNELS(avx2)
+VOLNET_WINOGRAD_KERNELS(avx512)
+#undef VOLNET_WINOGRAD_KERNELS
+
+extern const isa::KernelTable<WinogradKernel> winograd_f32, winograd_bf16;
+
+// Whether `call` is one that Winograd computes with less work than the direct kernel; sets the tiles if so.
+bool plan_winograd(const WinogradKernel& kernel, const Convolution& call, int64_t workers, Winograd& plan);
+
+int64_t transformed_size(const Winograd& plan);
+int64_t transforming_pieces(const Winograd& plan);
+
+// U of piece `piece`, one block of k and a range of channels.
+template <class S>
+void transform_weights(const WinogradKernel& kernel, const S* w, const WeightStrides& strides,
+                       const Convolution& call, const Winograd& plan, int64_t piece, float* u);
+
+// Bytes of V and M that a worker needs, and the pieces: blocks of tiles of a group.
+int64_t winograd_scratch(const Winograd& plan);
+int64_t winograd_pieces(const Winograd& plan);
+void run_winograd_piece(const WinogradKernel& kernel, const Winograd& plan, int64_t piece, void* scratch);
+
+}  // namespace volnet::conv3d

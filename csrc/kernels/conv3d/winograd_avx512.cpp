@@ -1,0 +1,22 @@
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "isa/bfloat16.h"
+#include "kernels/conv3d/winograd.h"
+
+#include "isa/avx512_begin.h"
+
+namespace volnet::conv3d::VOLNET_ISA {
+
+#include "isa/vec_avx512.h"
+
+constexpr int row_tile = 14;
+
+#include "kernels/conv3d/winograd_body.h"
+
+}  // namespace volnet::conv3d::VOLNET_ISA
+
+#include "isa/avx512_end.h"

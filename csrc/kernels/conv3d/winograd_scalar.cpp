@@ -1,0 +1,22 @@
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "isa/bfloat16.h"
+#include "kernels/conv3d/winograd.h"
+
+#include "isa/scalar_begin.h"
+
+namespace volnet::conv3d::VOLNET_ISA {
+
+#include "isa/vec_scalar.h"
+
+constexpr int row_tile = 4;
+
+#include "kernels/conv3d/winograd_body.h"
+
+}  // namespace volnet::conv3d::VOLNET_ISA
+
+#include "isa/scalar_end.h"

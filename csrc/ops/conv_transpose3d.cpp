@@ -1,0 +1,210 @@
+// torch.ops.volnet.conv_transpose3d: the gradient of a convolution's data, as an operator of its own.
+#include <algorithm>
+#include <array>
+#include <functional>
+
+#include "isa/isa.h"
+#include "kernels/conv3d/conv3d.h"
+#include "kernels/conv3d/planner.h"
+#include "ops/tensors.h"
+
+namespace volnet {
+namespace {
+
+using conv3d::Axis;
+using conv3d::AxisArguments;
+using conv3d::Convolution;
+using Ints = std::vector<int64_t>;
+
+// The convolution from the output to the input whose data gradient this is.
+std::array<AxisArguments, 3> parse(const Ints& input_size, const Ints& weight_size, const Ints& stride,
+                                   const Ints& padding, const Ints& output_padding, const Ints& dilation,
+                                   int64_t groups) {
+  VOLNET_CHECK(input_size.size() == 5 && weight_size.size() == 5,
+               "conv_transpose3d: input and weight must be 5-D");
+  VOLNET_CHECK(
+      stride.size() == 3 && padding.size() == 3 && output_padding.size() == 3 && dilation.size() == 3,
+      "conv_transpose3d: stride, padding, output_padding and dilation need 3 values each");
+  VOLNET_CHECK(groups > 0 && weight_size[0] % groups == 0 && input_size[1] == weight_size[0],
+               "conv_transpose3d: input ", shape_text(input_size), " and weight ", shape_text(weight_size),
+               " do not fit with groups=", groups);
+  std::array<AxisArguments, 3> axes;
+  for (size_t i = 0; i < 3; ++i) {
+    const int64_t kernel = weight_size[2 + i];
+    VOLNET_CHECK(stride[i] > 0 && dilation[i] > 0 && kernel > 0 && padding[i] >= 0 && output_padding[i] >= 0,
+                 "conv_transpose3d: stride, dilation and kernel must be positive, paddings not negative");
+    const int64_t output = (input_size[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel - 1) +
+                           output_padding[i] + 1;
+    VOLNET_CHECK(input_size[2 + i] > 0 && output > 0, "conv_transpose3d: the output of input ",
+                 shape_text(input_size), " and weight ", shape_text(weight_size), " would be empty");
+    axes[i] = {output, kernel, stride[i], padding[i], padding[i] - output_padding[i], dilation[i]};
+  }
+  return axes;
+}
+
+template <class S>
+struct Tables;
+template <>
+struct Tables<float> {
+  static const auto& direct() { return conv3d::direct_f32; }
+  static const auto& depthwise() { return conv3d::depthwise_f32; }
+};
+template <>
+struct Tables<bfloat16> {
+  static const auto& direct() { return conv3d::direct_bf16; }
+  static const auto& depthwise() { return conv3d::depthwise_bf16; }
+};
+template <>
+struct Tables<double> {
+  static const auto& direct() { return conv3d::direct_f64; }
+  static const auto& depthwise() { return conv3d::depthwise_f64; }
+};
+
+// As conv3d: channels_last where the input or the weight says so.
+Layout5 result_layout(const Tensor& x, const Tensor& weight) {
+  const bool last = layout_of(x) == Layout5::channels_last || layout_of(weight) == Layout5::channels_last;
+  return last ? Layout5::channels_last : Layout5::plain;
+}
+
+// bfloat16 on a CPU with AMX goes to oneDNN, but for one channel a group, at which it is slow, and for an
+// output padding of a whole stride: there torch leaves oneDNN for a sum that is rounded at every step.
+bool goes_to_onednn(const Tensor& x, const Tensor& weight, const Ints& stride, const Ints& output_padding,
+                    int64_t groups) {
+  if (x.scalar_type() != ScalarType::BFloat16 || isa::active() != isa::Level::amx || x.numel() == 0)
+    return false;
+  if (weight.size(1) == 1 && groups > 1) return false;
+  return std::equal(stride.begin(), stride.end(), output_padding.begin(), std::greater<>());
+}
+
+Tensor onednn_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                      const Ints& stride, const Ints& padding, const Ints& output_padding,
+                      const Ints& dilation, int64_t groups) {
+  using torch::stable::detail::from;
+  conv3d::onednn_bf16.best();
+  // oneDNN is several times slower on plain volumes than changing their layout takes.
+  const bool change = weight.size(1) * groups > 1;
+  const Tensor volume = change ? to_layout(x, Layout5::channels_last, "conv_transpose3d") : x;
+  const Tensor filters = change ? to_layout(weight, Layout5::channels_last, "conv_transpose3d") : weight;
+  std::array<StableIValue, 9> stack{from(volume), from(filters),        from(bias),
+                                    from(stride), from(padding),        from(dilation),
+                                    from(true),   from(output_padding), from(groups)};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
+  return to_layout(torch::stable::detail::to<Tensor>(stack[0]), result_layout(x, weight), "conv_transpose3d");
+}
+
+// One call for each residue of the stride on each axis. They read the same input, so their pieces take
+// turns: what one has read, the next finds in the cache.
+template <class S>
+void run_residues(const conv3d::DirectKernel& kernel, std::vector<Convolution> calls, const Tensor& weight,
+                  const conv3d::WeightStrides& strides) {
+  using A = compute_t<S>;
+  int64_t pieces = 0, scratch_step = 0, weights = 0;
+  for (Convolution& call : calls) {
+    if (is_depthwise(call)) {
+      plan_depthwise(kernel, call);
+      weights += packed_depthwise_size(call);
+    } else {
+      plan(kernel, sizeof(A), call);
+      weights += packed_size(call);
+    }
+    pieces = std::max(pieces, call.pieces);
+    scratch_step = std::max(scratch_step, (call.scratch + 63) / 64 * 64);
+  }
+  const memory::Scratch packed(weights * static_cast<int64_t>(sizeof(A)), "conv_transpose3d weights");
+  A* to = packed.as<A>();
+  for (Convolution& call : calls) {
+    call.weights = to;
+    if (is_depthwise(call)) {
+      pack_depthwise_weights(data<S>(weight), strides, call, to);
+      to += packed_depthwise_size(call);
+    } else {
+      for_each_piece(packing_pieces(call), [&](int64_t piece, int64_t) {
+        pack_weights(data<S>(weight), strides, call, piece, to);
+      });
+      to += packed_size(call);
+    }
+  }
+
+  const auto count = static_cast<int64_t>(calls.size());
+  const memory::Scratch scratch(scratch_step * worker_count(count * pieces), "conv_transpose3d scratch");
+  for_each_piece(count * pieces, [&](int64_t piece, int64_t worker) {
+    const Convolution& call = calls[static_cast<size_t>(piece % count)];
+    if (piece / count >= call.pieces) return;
+    kernel.run(call, piece / count, scratch.as<char>() + worker * scratch_step);
+  });
+}
+
+template <class S>
+Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+               const std::array<AxisArguments, 3>& axes, int64_t groups) {
+  const Layout5 layout = result_layout(x, weight);
+  const Tensor dense = to_layout(x, Layout5::channels_last, "conv_transpose3d");
+  const Ints size{x.size(0), weight.size(1) * groups, axes[0].input, axes[1].input, axes[2].input};
+  // One channel or one voxel is dense both ways: its strides say at once what the result is meant to be.
+  const bool both_ways = size[1] == 1 || size[2] * size[3] * size[4] == 1;
+  Tensor y = empty_volume<S>(size, both_ways ? layout : Layout5::channels_last, "conv_transpose3d");
+  if (y.numel() == 0) return to_layout(y, layout, "conv_transpose3d");
+
+  Convolution call;
+  call.x = dense.const_data_ptr();
+  call.y = y.mutable_data_ptr();
+  call.batch = x.size(0);
+  call.groups = groups;
+  call.channels = weight.size(0) / groups;
+  call.filters = weight.size(1);
+  std::vector<compute_t<S>> bias_values;
+  if (bias) {
+    const S* values = data<S>(*bias);
+    for (int64_t k = 0; k < bias->size(0); ++k) bias_values.push_back(to_float(values[k * bias->stride(0)]));
+    call.bias = bias_values.data();
+  }
+  std::vector<Convolution> calls;
+  for (const Axis& d : data_gradient_axes(axes[0])) {
+    for (const Axis& h : data_gradient_axes(axes[1])) {
+      for (const Axis& w : data_gradient_axes(axes[2])) {
+        call.axes = {d, h, w};
+        calls.push_back(call);
+      }
+    }
+  }
+  const auto& table = is_depthwise(call) ? Tables<S>::depthwise() : Tables<S>::direct();
+  run_residues<S>(table.best(), std::move(calls), weight,
+                  {call.channels * weight.stride(0),
+                   weight.stride(1),
+                   weight.stride(0),
+                   {weight.stride(2), weight.stride(3), weight.stride(4)}});
+  return to_layout(y, layout, "conv_transpose3d");
+}
+
+Tensor conv_transpose3d_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                                const Ints& stride, const Ints& padding, const Ints& output_padding,
+                                const Ints& dilation, int64_t groups) {
+  const auto axes = parse(sizes_of(x), sizes_of(weight), stride, padding, output_padding, dilation, groups);
+  VOLNET_CHECK(
+      x.scalar_type() == weight.scalar_type() &&
+          (!bias || (bias->scalar_type() == x.scalar_type() && bias->numel() == weight.size(1) * groups)),
+      "conv_transpose3d: weight and bias must have the dtype of the input, and bias one value a channel");
+  if (goes_to_onednn(x, weight, stride, output_padding, groups)) {
+    return onednn_forward(x, weight, bias, stride, padding, output_padding, dilation, groups);
+  }
+  if (x.scalar_type() == ScalarType::Float) return forward<float>(x, weight, bias, axes, groups);
+  if (x.scalar_type() == ScalarType::Double) return forward<double>(x, weight, bias, axes, groups);
+  VOLNET_CHECK(x.scalar_type() == ScalarType::BFloat16,
+               "conv_transpose3d: float32, float64 or bfloat16 expected");
+  return forward<bfloat16>(x, weight, bias, axes, groups);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(volnet, m) {
+  m.def(
+      "conv_transpose3d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
+      "int[] output_padding, int[] dilation, int groups) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(volnet, CPU, m) {
+  m.impl("conv_transpose3d", TORCH_BOX(&conv_transpose3d_forward));
+}
+
+}  // namespace volnet

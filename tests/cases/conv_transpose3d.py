@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import torch.nn.functional as F
+
+from tests.cases import Case, Sample, randn
+from volnet import ops
+
+
+def sample(name, x, w, bias=True, **arguments):
+    """x: shape of the input; w: shape of the weight [C, K / groups, kd, kh, kw]."""
+    filters = w[1] * arguments.get("groups", 1)
+    tensors = (randn(*x), randn(*w, seed=1), *([randn(filters, seed=2)] if bias else []))
+    return Sample(name, tensors, arguments)
+
+
+def samples():
+    return [
+        sample("one_voxel", (1, 1, 1, 1, 1), (1, 1, 1, 1, 1)),
+        sample("one_voxel_c3_k4", (1, 3, 1, 1, 1), (3, 4, 1, 1, 1)),
+        sample("no_images", (0, 3, 4, 5, 6), (3, 2, 2, 2, 2), stride=2),
+        sample("up2", (1, 16, 3, 4, 5), (16, 16, 2, 2, 2), stride=2),
+        sample("up2_c3_k15", (2, 3, 4, 5, 6), (3, 15, 2, 2, 2), stride=2),
+        sample("up2_c15_k17", (1, 15, 3, 4, 15), (15, 17, 2, 2, 2), stride=2),
+        # No bias: the contract weighs the outputs from -1 to 1, so that its gradient would be nothing but
+        # rounding.
+        sample("up2_c33_k1", (1, 33, 2, 3, 17), (33, 1, 2, 2, 2), bias=False, stride=2),
+        sample("up2_c1_k33", (1, 1, 3, 4, 5), (1, 33, 2, 2, 2), stride=2),
+        sample("up2_no_bias", (1, 4, 3, 4, 5), (4, 8, 2, 2, 2), bias=False, stride=2),
+        sample("up_anisotropic", (1, 4, 3, 4, 5), (4, 6, 1, 2, 2), stride=(1, 2, 2)),
+        sample("k3_stride1", (1, 4, 4, 5, 6), (4, 5, 3, 3, 3), padding=1),
+        sample("k3_stride2", (1, 5, 3, 4, 5), (5, 6, 3, 3, 3), stride=2, padding=1, output_padding=1),
+        sample("k4_stride2", (1, 3, 3, 4, 5), (3, 4, 4, 4, 4), stride=2, padding=1),
+        sample("k3_cropped_unevenly", (1, 2, 4, 5, 6), (2, 3, 3, 2, 4), stride=(2, 1, 3), padding=(0, 1, 2)),
+        sample("pointwise", (1, 16, 3, 4, 5), (16, 20, 1, 1, 1)),
+        sample("stride_over_kernel", (2, 2, 2, 3, 2), (2, 3, 2, 1, 2), stride=(3, 4, 5), padding=(0, 0, 1)),
+        sample("output_padding_each", (1, 3, 3, 3, 4), (3, 2, 2, 3, 2), stride=3, output_padding=(2, 1, 0)),
+        sample("dilation2", (1, 4, 4, 3, 5), (4, 4, 3, 3, 3), dilation=2, padding=1),
+        sample(
+            "dilation_and_stride",
+            (1, 2, 3, 4, 3),
+            (2, 3, 3, 2, 3),
+            dilation=(2, 3, 4),
+            stride=(3, 2, 2),
+            padding=(2, 0, 3),
+            output_padding=(1, 1, 0),
+        ),
+        sample(
+            "output_padding_over_stride",
+            (1, 2, 3, 4, 3),
+            (2, 3, 2, 2, 2),
+            dilation=4,
+            stride=(1, 2, 3),
+            padding=(0, 0, 1),
+            output_padding=3,
+        ),
+        sample("padding_over_input", (1, 2, 2, 1, 2), (2, 2, 3, 5, 4), stride=2, padding=(1, 2, 2)),
+        sample("groups", (2, 6, 3, 4, 5), (6, 3, 2, 2, 2), groups=3, stride=2),
+        sample("groups_wide", (1, 34, 2, 3, 5), (34, 18, 3, 3, 3), groups=2, padding=1),
+        sample("depthwise", (1, 17, 3, 4, 5), (17, 1, 2, 2, 2), groups=17, stride=2),
+        sample("depthwise_k3", (2, 33, 3, 4, 5), (33, 1, 3, 3, 3), groups=33, stride=2, padding=1),
+        sample("depthwise_multiplier", (1, 5, 3, 4, 5), (5, 2, 3, 3, 3), groups=5, padding=1),
+    ]
+
+
+CASES = [
+    Case(
+        name="conv_transpose3d",
+        function=ops.conv_transpose3d,
+        reference=F.conv_transpose3d,
+        samples=samples,
+        # A sum of n products errs by about sqrt(n) epsilon of its largest term; here n is at most 17 * 27.
+        tolerance=32,
+        # The bfloat16 gradient of the output is itself rounded; sums run over all positions.
+        gradient_tolerance=64,
+        differentiable=(0, 1, 2),
+        volumes=(0,),
+        kernels="conv3d_",
+    ),
+]
