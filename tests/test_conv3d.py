@@ -176,3 +176,22 @@ def test_plans_keep_many_cores_busy(shape: dict) -> None:
     depth, height = shape["size"][0] // stride[0], shape["size"][1] // stride[1]
     assert plan["pieces"] >= min(4 * 112, depth * height)
     assert plan["scratch_bytes_a_worker"] < 2**20
+
+
+@pytest.mark.parametrize("kind", ["normal", "rectified", "offset", "positive_weights"])
+@pytest.mark.parametrize(("channels", "filters", "side"), [(32, 32, 16), (256, 64, 12)])
+def test_high_precision_keeps_its_promise(kind: str, channels: int, filters: int, side: int) -> None:
+    """Relative L2 error at most 2e-5 against float64, no value off by more than 1e-4 of the largest."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, channels, side, side, side, generator=generator)
+    w = torch.randn(filters, channels, 3, 3, 3, generator=generator)
+    x = {"rectified": x.relu(), "offset": x + 3}.get(kind, x)
+    w = w.abs() if kind == "positive_weights" else w
+    before = {name: calls for name, _, calls in isa.kernels()}
+    error = ops.conv3d(x, w, padding=1).double()
+    ran = [name for name, _, calls in isa.kernels() if calls > before[name] and name.startswith("conv3d_f32")]
+    assert ran[0].startswith("conv3d_f32_winograd")
+    expected = F.conv3d(x.double(), w.double(), padding=1)
+    error -= expected
+    assert error.norm() <= 2e-5 * expected.norm()
+    assert error.abs().max() <= 1e-4 * expected.abs().max()

@@ -8,6 +8,7 @@
 #include "kernels/conv3d/conv3d.h"
 #include "kernels/conv3d/planner.h"
 #include "kernels/conv3d/winograd.h"
+#include "ops/conv3d.h"
 #include "ops/tensors.h"
 
 namespace volnet {
@@ -46,24 +47,6 @@ Arguments parse(const Ints& input_size, const Ints& weight_size, const Ints& str
   }
   return result;
 }
-
-template <class S>
-struct Tables;
-template <>
-struct Tables<float> {
-  static const auto& direct() { return conv3d::direct_f32; }
-  static const auto& depthwise() { return conv3d::depthwise_f32; }
-};
-template <>
-struct Tables<bfloat16> {
-  static const auto& direct() { return conv3d::direct_bf16; }
-  static const auto& depthwise() { return conv3d::depthwise_bf16; }
-};
-template <>
-struct Tables<double> {
-  static const auto& direct() { return conv3d::direct_f64; }
-  static const auto& depthwise() { return conv3d::depthwise_f64; }
-};
 
 void run_pieces(const conv3d::DirectKernel& kernel, const Convolution& call) {
   const int64_t scratch_step = (call.scratch + 63) / 64 * 64;
@@ -120,13 +103,6 @@ void convolve(Convolution call, const Tensor& weight, const conv3d::WeightStride
                  [&](int64_t piece, int64_t) { pack_weights(w, strides, call, piece, packed.as<A>()); });
   call.weights = packed.as<A>();
   run_pieces(kernel, call);
-}
-
-// As torch: channels_last where the input or the weight says so. A volume of one channel does not say, but
-// the weights of a model that was moved to channels_last do.
-Layout5 result_layout(const Tensor& x, const Tensor& weight) {
-  const bool last = layout_of(x) == Layout5::channels_last || layout_of(weight) == Layout5::channels_last;
-  return last ? Layout5::channels_last : Layout5::plain;
 }
 
 // bfloat16 on a CPU with AMX goes to oneDNN: its tiles do the arithmetic several times faster than float32

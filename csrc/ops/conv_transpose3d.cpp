@@ -6,6 +6,7 @@
 #include "isa/isa.h"
 #include "kernels/conv3d/conv3d.h"
 #include "kernels/conv3d/planner.h"
+#include "ops/conv3d.h"
 #include "ops/tensors.h"
 
 namespace volnet {
@@ -40,30 +41,6 @@ std::array<AxisArguments, 3> parse(const Ints& input_size, const Ints& weight_si
     axes[i] = {output, kernel, stride[i], padding[i], padding[i] - output_padding[i], dilation[i]};
   }
   return axes;
-}
-
-template <class S>
-struct Tables;
-template <>
-struct Tables<float> {
-  static const auto& direct() { return conv3d::direct_f32; }
-  static const auto& depthwise() { return conv3d::depthwise_f32; }
-};
-template <>
-struct Tables<bfloat16> {
-  static const auto& direct() { return conv3d::direct_bf16; }
-  static const auto& depthwise() { return conv3d::depthwise_bf16; }
-};
-template <>
-struct Tables<double> {
-  static const auto& direct() { return conv3d::direct_f64; }
-  static const auto& depthwise() { return conv3d::depthwise_f64; }
-};
-
-// As conv3d: channels_last where the input or the weight says so.
-Layout5 result_layout(const Tensor& x, const Tensor& weight) {
-  const bool last = layout_of(x) == Layout5::channels_last || layout_of(weight) == Layout5::channels_last;
-  return last ? Layout5::channels_last : Layout5::plain;
 }
 
 // bfloat16 on a CPU with AMX goes to oneDNN, but for one channel a group, at which it is slow, and for an
