@@ -7,6 +7,7 @@
 #include "kernels/conv3d/planner.h"
 #include "kernels/conv3d/winograd.h"
 #include "memory/pool.h"
+#include "ops/packed_weights.h"
 
 namespace py = pybind11;
 using namespace volnet;
@@ -61,8 +62,12 @@ PYBIND11_MODULE(_C, m) {
     d["limit"] = s.limit;
     d["allocations"] = s.allocations;
     d["from_system"] = s.from_system;
+    const PackedWeightsStats weights = packed_weights_stats();
+    d["packed_weights"] = weights.bytes;
+    d["packed_weights_reused"] = weights.reused;
     return d;
   });
   m.def("memory_trim", &memory::trim);
   m.def("memory_set_limit", &memory::set_limit);
+  m.def("memory_set_packed_weights_limit", &set_packed_weights_limit);
 }

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstdlib>
 #include <mutex>
@@ -73,10 +74,16 @@ class Pool {
  public:
   void* allocate(int64_t bytes, const std::string& what) {
     const int64_t size = size_class(bytes);
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     ++stats_.allocations;
-    void* block = take_cached(size);
-    if (block == nullptr) block = take_new(size, what);
+    void* block = take(size);
+    if (block == nullptr) {
+      lock.unlock();
+      shed();  // releases blocks, so it must not find the pool locked
+      lock.lock();
+      block = take(size);
+    }
+    if (block == nullptr) fail(size, what);
     open_block(block, bytes, size);
     sizes_[block] = size;
     stats_.in_use += size;
@@ -96,11 +103,15 @@ class Pool {
   }
 
   int64_t trim() {
+    shed();
     const std::lock_guard lock(mutex_);
     return trim_locked();
   }
 
+  void on_shortage(void (*shed)()) { shed_.store(shed); }
+
   void set_limit(int64_t bytes) {
+    if (bytes > 0) shed();
     const std::lock_guard lock(mutex_);
     if (bytes > 0 && stats_.in_use > bytes) {
       throw OutOfMemory("cannot limit the pool to " + mebibytes(bytes) + ": " + mebibytes(stats_.in_use) +
@@ -118,6 +129,10 @@ class Pool {
   std::mutex& mutex() { return mutex_; }
 
  private:
+  void shed() const {
+    if (void (*run)() = shed_.load(); run != nullptr) run();
+  }
+
   void* take_cached(int64_t size) {
     const auto it = free_.find(size);
     if (it == free_.end() || it->second.empty()) return nullptr;
@@ -127,7 +142,9 @@ class Pool {
     return block;
   }
 
-  void* take_new(int64_t size, const std::string& what) {
+  void* take(int64_t size) {
+    void* cached = take_cached(size);
+    if (cached != nullptr) return cached;
     const auto fits = [&] {
       return stats_.limit == 0 || stats_.in_use + stats_.cached + size <= stats_.limit;
     };
@@ -137,14 +154,15 @@ class Pool {
       trim_locked();
       block = from_system(size);
     }
-    if (block == nullptr) {
-      throw OutOfMemory(what + " asked for " + mebibytes(size) + ": " + mebibytes(stats_.in_use) +
-                        " are in use" +
-                        (stats_.limit > 0 ? ", the limit is " + mebibytes(stats_.limit) : std::string()) +
-                        ". A smaller batch or volume, bfloat16 storage, or a higher limit would help.");
-    }
-    ++stats_.from_system;
+    stats_.from_system += block != nullptr;
     return block;
+  }
+
+  [[noreturn]] void fail(int64_t size, const std::string& what) const {
+    throw OutOfMemory(what + " asked for " + mebibytes(size) + ": " + mebibytes(stats_.in_use) +
+                      " are in use" +
+                      (stats_.limit > 0 ? ", the limit is " + mebibytes(stats_.limit) : std::string()) +
+                      ". A smaller batch or volume, bfloat16 storage, or a higher limit would help.");
   }
 
   int64_t trim_locked() {
@@ -161,6 +179,7 @@ class Pool {
   }
 
   std::mutex mutex_;
+  std::atomic<void (*)()> shed_{nullptr};
   Stats stats_;
   std::unordered_map<void*, int64_t> sizes_;
   std::unordered_map<int64_t, std::vector<void*>> free_;
@@ -183,6 +202,7 @@ Pool& pool() {
 void* allocate(int64_t bytes, const std::string& what) { return pool().allocate(bytes, what); }
 void release(void* block) noexcept { pool().release(block); }
 int64_t trim() { return pool().trim(); }
+void on_shortage(void (*shed)()) { pool().on_shortage(shed); }
 void set_limit(int64_t bytes) { pool().set_limit(bytes); }
 Stats stats() { return pool().stats(); }
 

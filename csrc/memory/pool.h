@@ -28,8 +28,13 @@ class OutOfMemory : public std::runtime_error {
 void* allocate(int64_t bytes, const std::string& what);
 void release(void* block) noexcept;
 
-// Gives the free blocks back to the operating system; returns how many bytes that were.
+// Gives the free blocks back to the operating system, those first that their holders can do without (see
+// on_shortage); returns how many bytes that were.
 int64_t trim();
+
+// `shed` is to release what is held for speed only. It runs on trim, and before a limit or the system's
+// memory makes an allocation fail.
+void on_shortage(void (*shed)());
 
 // No more than `bytes` in use and cached together; 0 lifts the limit. Raises OutOfMemory if more is in use
 // already.

@@ -58,18 +58,25 @@ void run_pieces(const conv3d::DirectKernel& kernel, const Convolution& call) {
 
 // Runs the call by Winograd where that is less work and the precision allows it.
 template <class S>
-bool winograd(const Convolution& call, const S* w, const conv3d::WeightStrides& strides) {
+bool winograd(const Convolution& call, const Weights& weight, const conv3d::WeightStrides& strides) {
   if (conv3d::precision() == conv3d::Precision::highest) return false;
   const auto& table = std::is_same_v<S, float> ? conv3d::winograd_f32 : conv3d::winograd_bf16;
   conv3d::Winograd plan;
   if (!plan_winograd(table.preview().second, call, worker_count(std::numeric_limits<int64_t>::max()), plan))
     return false;
   const auto kernel = table.best();
-  const memory::Scratch u(transformed_size(plan) * static_cast<int64_t>(sizeof(float)), "conv3d weights");
-  for_each_piece(transforming_pieces(plan), [&](int64_t piece, int64_t) {
-    transform_weights(kernel, w, strides, call, plan, piece, u.as<float>());
-  });
-  plan.weights = u.as<float>();
+  PackingKey packing = {packing_id(kernel.weights)};
+  append_packing(call, strides, packing);
+  for (const auto& axis : plan.axes) packing.push_back(axis.m);
+  packing.push_back(plan.k_block);
+  const PackedBlock u = weight.packed(
+      packing, transformed_size(plan) * static_cast<int64_t>(sizeof(float)), "conv3d weights", [&](void* to) {
+        for_each_piece(transforming_pieces(plan), [&](int64_t piece, int64_t) {
+          transform_weights(kernel, data<S>(weight.tensor()), strides, call, plan, piece,
+                            static_cast<float*>(to));
+        });
+      });
+  plan.weights = u->as<float>();
   const int64_t pieces = winograd_pieces(plan), scratch_step = winograd_scratch(plan);
   const memory::Scratch scratch(scratch_step * worker_count(pieces), "conv3d scratch");
   for_each_piece(pieces, [&](int64_t piece, int64_t worker) {
@@ -78,30 +85,20 @@ bool winograd(const Convolution& call, const S* w, const conv3d::WeightStrides& 
   return true;
 }
 
-// Packs the weights and runs one call; `filters` and `channels` are swapped for the gradient of the data.
+// Runs one call; `filters` and `channels` are swapped for the gradient of the data.
 template <class S>
-void convolve(Convolution call, const Tensor& weight, const conv3d::WeightStrides& strides) {
-  using A = compute_t<S>;
-  const S* w = data<S>(weight);
-  if (is_depthwise(call)) {
-    const auto kernel = Tables<S>::depthwise().best();
-    plan_depthwise(kernel, call);
-    const memory::Scratch packed(packed_depthwise_size(call) * static_cast<int64_t>(sizeof(A)),
-                                 "conv3d weights");
-    pack_depthwise_weights(w, strides, call, packed.as<A>());
-    call.weights = packed.as<A>();
-    run_pieces(kernel, call);
-    return;
-  }
+void convolve(Convolution call, const Weights& weight, const conv3d::WeightStrides& strides) {
+  const bool depthwise = is_depthwise(call);
   if constexpr (!std::is_same_v<S, double>) {
-    if (winograd<S>(call, w, strides)) return;
+    if (!depthwise && winograd<S>(call, weight, strides)) return;
   }
-  const auto kernel = Tables<S>::direct().best();
-  plan(kernel, sizeof(A), call);
-  const memory::Scratch packed(packed_size(call) * static_cast<int64_t>(sizeof(A)), "conv3d weights");
-  for_each_piece(packing_pieces(call),
-                 [&](int64_t piece, int64_t) { pack_weights(w, strides, call, piece, packed.as<A>()); });
-  call.weights = packed.as<A>();
+  const auto kernel = (depthwise ? Tables<S>::depthwise() : Tables<S>::direct()).best();
+  if (depthwise) {
+    plan_depthwise(kernel, call);
+  } else {
+    plan(kernel, sizeof(compute_t<S>), call);
+  }
+  const PackedBlock packed = packed_for_direct<S>(weight, strides, {&call, 1}, "conv3d weights");
   run_pieces(kernel, call);
 }
 
@@ -183,7 +180,7 @@ Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor
     for (int64_t k = 0; k < bias->size(0); ++k) bias_values.push_back(to_float(values[k * bias->stride(0)]));
     call.bias = bias_values.data();
   }
-  convolve<S>(call, weight,
+  convolve<S>(call, Weights(weight),
               {call.filters * weight.stride(0),
                weight.stride(0),
                weight.stride(1),
@@ -209,11 +206,12 @@ Tensor data_gradient(const Tensor& grad, const Tensor& weight, const Ints& input
                                       weight.stride(1),
                                       weight.stride(0),
                                       {weight.stride(2), weight.stride(3), weight.stride(4)}};
+  const Weights weights(weight);
   for (const Axis& d : data_gradient_axes(a.axes[0])) {
     for (const Axis& h : data_gradient_axes(a.axes[1])) {
       for (const Axis& w : data_gradient_axes(a.axes[2])) {
         call.axes = {d, h, w};
-        convolve<S>(call, weight, strides);
+        convolve<S>(call, weights, strides);
       }
     }
   }

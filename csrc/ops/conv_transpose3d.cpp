@@ -75,33 +75,18 @@ Tensor onednn_forward(const Tensor& x, const Tensor& weight, const std::optional
 template <class S>
 void run_residues(const conv3d::DirectKernel& kernel, std::vector<Convolution> calls, const Tensor& weight,
                   const conv3d::WeightStrides& strides) {
-  using A = compute_t<S>;
-  int64_t pieces = 0, scratch_step = 0, weights = 0;
+  int64_t pieces = 0, scratch_step = 0;
   for (Convolution& call : calls) {
     if (is_depthwise(call)) {
       plan_depthwise(kernel, call);
-      weights += packed_depthwise_size(call);
     } else {
-      plan(kernel, sizeof(A), call);
-      weights += packed_size(call);
+      plan(kernel, sizeof(compute_t<S>), call);
     }
     pieces = std::max(pieces, call.pieces);
     scratch_step = std::max(scratch_step, (call.scratch + 63) / 64 * 64);
   }
-  const memory::Scratch packed(weights * static_cast<int64_t>(sizeof(A)), "conv_transpose3d weights");
-  A* to = packed.as<A>();
-  for (Convolution& call : calls) {
-    call.weights = to;
-    if (is_depthwise(call)) {
-      pack_depthwise_weights(data<S>(weight), strides, call, to);
-      to += packed_depthwise_size(call);
-    } else {
-      for_each_piece(packing_pieces(call), [&](int64_t piece, int64_t) {
-        pack_weights(data<S>(weight), strides, call, piece, to);
-      });
-      to += packed_size(call);
-    }
-  }
+  const PackedBlock packed =
+      packed_for_direct<S>(Weights(weight), strides, calls, "conv_transpose3d weights");
 
   const auto count = static_cast<int64_t>(calls.size());
   const memory::Scratch scratch(scratch_step * worker_count(count * pieces), "conv_transpose3d scratch");
