@@ -117,6 +117,21 @@ def test_channels_last_weights_decide_where_one_channel_leaves_it_open() -> None
     torch.testing.assert_close(y, F.conv3d(F.conv3d(x, w, padding=1), deeper), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_outputs_larger_than_the_caches(dtype: torch.dtype) -> None:
+    """From 32 MiB on they are written past the caches where whole vectors of filters allow it."""
+    x = torch.randn(1, 1, 64, 64, 64, dtype=dtype)
+    w = torch.randn(32, 1, 3, 3, 3, dtype=dtype).to(memory_format=torch.channels_last_3d)
+    expected = F.conv3d(x.double(), w.double(), padding=1)
+    for level in isa.available():
+        if level == "scalar" or (level == "amx" and dtype == torch.bfloat16):
+            continue  # neither writes this way
+        with isa.limit(level):
+            y = ops.conv3d(x, w, padding=1)
+        tolerance = 2.0**-8 if dtype == torch.bfloat16 else 1e-6
+        assert (y.double() - expected).abs().max() <= tolerance * expected.abs().max()
+
+
 def test_unbatched_input() -> None:
     x, w = torch.randn(4, 5, 6, 7), torch.randn(8, 4, 3, 3, 3)
     torch.testing.assert_close(ops.conv3d(x, w), F.conv3d(x, w))

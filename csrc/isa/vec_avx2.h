@@ -27,8 +27,7 @@ struct Vec {
     std::memcpy(buffer, p, static_cast<size_t>(n) * sizeof *p);
     return load(buffer);
   }
-  inline void store(float* p) const { _mm256_storeu_ps(p, v); }
-  inline void store(bfloat16* p) const {
+  inline __m128i narrow() const {
     const __m256i bits = _mm256_castps_si256(v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     const __m256i rounded =
@@ -37,8 +36,10 @@ struct Vec {
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
     const __m256i words = _mm256_blendv_epi8(rounded, quiet, nan);
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0x08);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+    return _mm256_castsi256_si128(packed);
   }
+  inline void store(float* p) const { _mm256_storeu_ps(p, v); }
+  inline void store(bfloat16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow()); }
   inline void store(float* p, int64_t n) const {
     writes(p, n * int64_t{sizeof *p});
     _mm256_maskstore_ps(p, lanes_below(n), v);
@@ -47,6 +48,14 @@ struct Vec {
     bfloat16 buffer[width];
     store(buffer);
     std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof *p);
+  }
+  inline void stream(float* p) const {
+    writes(p, width * int64_t{sizeof *p});
+    _mm256_stream_ps(p, v);
+  }
+  inline void stream(bfloat16* p) const {
+    writes(p, width * int64_t{sizeof *p});
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), narrow());
   }
 
   static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }

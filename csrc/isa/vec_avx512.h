@@ -45,6 +45,14 @@ struct Vec {
     writes(p, n * int64_t{sizeof *p});
     _mm256_mask_storeu_epi16(p, lanes_below(n), narrow());
   }
+  inline void stream(float* p) const {
+    writes(p, width * int64_t{sizeof *p});
+    _mm512_stream_ps(p, v);
+  }
+  inline void stream(bfloat16* p) const {
+    writes(p, width * int64_t{sizeof *p});
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow());
+  }
 
   static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
   static inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }

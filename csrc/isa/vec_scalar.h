@@ -21,6 +21,13 @@ struct Vec {
     if (n > 0) store(p);
   }
 
+  // To p, a multiple of the vector's size, past the caches where the level can; VecBytes::stream_end() before
+  // others read it.
+  template <class T>
+  inline void stream(T* p) const {
+    store(p);
+  }
+
   // a * b + c
   static inline Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
   static inline Vec max(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
@@ -80,6 +87,8 @@ struct VecDouble {
   inline void store(double* p, int64_t n) const {
     if (n > 0) store(p);
   }
+
+  inline void stream(double* p) const { store(p); }
 
   static inline VecDouble fma(VecDouble a, VecDouble b, VecDouble c) { return {a.v * b.v + c.v}; }
   static inline VecDouble max(VecDouble a, VecDouble b) { return {a.v > b.v ? a.v : b.v}; }

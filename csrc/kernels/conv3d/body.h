@@ -49,19 +49,25 @@ Tile<T, S> tile_of(int64_t size, std::integer_sequence<int, R...>) {
   return tiles[size - 1];
 }
 
-// Copies `voxels` input voxels from `first` on into a dense float row; voxels outside the volume are zero.
+// Copies `voxels` input voxels from `first` on into a dense row of the compute type; voxels outside the
+// volume are zero.
 template <class T, class S>
 void gather_row(const S* row, int64_t input, int64_t voxel_step, int64_t channels, int64_t first,
                 int64_t voxels, typename T::element* to) {
-  for (int64_t i = first; i < first + voxels; ++i, to += channels) {
-    if (i < 0 || i >= input) {
-      std::fill_n(to, channels, typename T::element{0});
-      continue;
-    }
-    const S* from = row + i * voxel_step;
+  using E = typename T::element;
+  const int64_t begin = std::clamp<int64_t>(-first, 0, voxels);
+  const int64_t end = std::clamp<int64_t>(input - first, begin, voxels);
+  std::fill_n(to, begin * channels, E{0});
+  std::fill_n(to + end * channels, (voxels - end) * channels, E{0});
+  // Groups apart, the voxels are one run.
+  const int64_t runs = voxel_step == channels ? 1 : end - begin;
+  const int64_t length = voxel_step == channels ? (end - begin) * channels : channels;
+  to += begin * channels;
+  const S* from = row + (first + begin) * voxel_step;
+  for (int64_t i = 0; i < runs; ++i, to += length, from += voxel_step) {
     int64_t c = 0;
-    for (; c + T::width <= channels; c += T::width) T::load(from + c).store(to + c);
-    for (; c < channels; ++c) to[c] = to_float(from[c]);
+    for (; c + T::width <= length; c += T::width) T::load(from + c).store(to + c);
+    T::load(from + c, length - c).store(to + c, length - c);
   }
 }
 
@@ -152,9 +158,13 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
   }
 }
 
+#include "kernels/conv3d/small_channels_body.h"
+
 template <class T, class S>
 void direct_any(const Convolution& call, int64_t piece, void* scratch) {
-  if (call.k_block == T::width) {
+  if (call.form == Form::small_channels) {
+    small_channels<T, S>(call, piece, scratch);
+  } else if (call.k_block == T::width) {
     direct<1, T, S>(call, piece, scratch);
   } else {
     direct<2, T, S>(call, piece, scratch);

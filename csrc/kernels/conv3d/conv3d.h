@@ -39,6 +39,12 @@ struct Axis {
   std::vector<Tap> taps;  // ascending offsets
 };
 
+// How the direct kernel goes about a call.
+enum class Form {
+  rows,            // a row of taps at a time
+  small_channels,  // all taps at once (small_channels_body.h)
+};
+
 // One call of the direct or the depthwise kernel.
 struct Convolution {
   const void* x = nullptr;        // [N, D, H, W, groups * channels]
@@ -51,6 +57,8 @@ struct Convolution {
   std::array<Axis, 3> axes;
 
   // From the planner.
+  Form form = Form::rows;
+  bool stream = false;   // write y past the caches
   int64_t k_block = 0;   // output channels computed at once
   int64_t row_tile = 0;  // output voxels along W computed at once, at most
   int64_t rows = 0;      // output rows (along H) a piece

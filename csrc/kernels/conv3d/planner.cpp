@@ -15,6 +15,21 @@ int64_t tap_count(const std::array<Axis, 3>& axes) {
   return count;
 }
 
+// From the first tap to the last, in voxels.
+int64_t reach(const Axis& axis) {
+  return axis.taps.empty() ? 0 : axis.taps.back().offset - axis.taps.front().offset;
+}
+
+// Whether y is so large that the caches lose it before it is read again; then reading the lines it overwrites
+// only costs. Only whole vectors can be written past the caches.
+bool worth_streaming(const Convolution& call, int64_t vector, int64_t element_size) {
+  constexpr int64_t large = int64_t{32} << 20;
+  int64_t voxels = call.batch;
+  for (const Axis& axis : call.axes) voxels *= axis.output;
+  return call.filters % vector == 0 && call.axes[2].write_step == 1 &&
+         voxels * call.groups * call.filters * element_size >= large;
+}
+
 // Enough pieces for 112 cores to stay evenly busy, as far as there are that many rows.
 constexpr int64_t wanted_pieces = 4 * 112;
 
@@ -57,15 +72,25 @@ void plan(const DirectKernel& kernel, int64_t element_size, Convolution& call) {
   const auto& [depth, height, width] = call.axes;
   call.k_block = call.filters <= kernel.width ? kernel.width : 2 * kernel.width;
   call.row_tile = kernel.row_tile;
-  const int64_t blocks = ceil_div(call.filters, call.k_block);
+  call.form = call.channels <= 4 ? Form::small_channels : Form::rows;
+  const int64_t blocks = call.form == Form::rows ? ceil_div(call.filters, call.k_block) : 1;
   const int64_t outer = call.batch * call.groups * blocks * depth.count;
   call.rows = rows_a_piece(height.count, outer);
   call.pieces = outer * ceil_div(height.count, call.rows);
 
   const auto row_taps = static_cast<int64_t>(depth.taps.size() * height.taps.size());
-  const int64_t reach = width.taps.empty() ? 0 : width.taps.back().offset - width.taps.front().offset;
-  const int64_t segment = ((kernel.row_tile - 1) * width.stride + reach + 1) * call.channels;
-  call.scratch = row_taps * (static_cast<int64_t>(sizeof(TapRow)) + segment * element_size);
+  if (call.form == Form::small_channels) {
+    call.stream = worth_streaming(call, call.k_block, element_size);
+    const int64_t input_rows = (call.rows - 1) * height.stride + reach(height) + 1;
+    const int64_t voxels = (width.count - 1) * width.stride + reach(width) + 1;
+    const auto taps = row_taps * static_cast<int64_t>(width.taps.size());
+    call.scratch = (taps * static_cast<int64_t>(sizeof(int64_t)) +
+                    static_cast<int64_t>(depth.taps.size()) * input_rows * voxels * element_size) *
+                   call.channels;
+  } else {
+    const int64_t segment = ((kernel.row_tile - 1) * width.stride + reach(width) + 1) * call.channels;
+    call.scratch = row_taps * (static_cast<int64_t>(sizeof(TapRow)) + segment * element_size);
+  }
 }
 
 void plan_depthwise(const DirectKernel& kernel, Convolution& call) {
