@@ -30,9 +30,9 @@ sanitize: $(BUILT)  ## the operators' tests under the address and undefined-beha
 	  $(CURDIR)/$(RUN) -m pytest -q --import-mode=append --capture=sys \
 	  $(addprefix $(CURDIR)/,$(wildcard tests/test_contract.py tests/test_runtime.py tests/test_*3d.py tests/test_sample_patches.py))
 
-bench: $(BUILT)  ## every operator side by side with its peers; writes benchmarks/results/ops.json
+bench: $(BUILT)  ## operators side by side with their peers; ONLY=conv3d for some; to benchmarks/results/ops.json
 	mkdir -p benchmarks/results
-	$(RUN) -m pytest benchmarks/ops.py --benchmark-quiet --benchmark-json=benchmarks/results/ops.json
+	$(RUN) -m pytest benchmarks/ops.py -k "$(ONLY)" --benchmark-quiet --benchmark-json=benchmarks/results/ops.json
 
 lint: $(BUILT)  ## ruff, mypy, clang-format
 	$(VENV)/bin/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import sys
@@ -67,7 +68,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     timed = {key: result for key, result in config.stash[RESULTS].items() if result.times}
     if timed:
         terminalreporter.write_line("")
-        for line in [machine_line(), "", *markdown(timed)]:
+        for line in [machine_line(), "", *markdown(timed), *summary(list(timed.values()))]:
             terminalreporter.write_line(line)
 
 
@@ -120,3 +121,38 @@ def floor_share(result: Any) -> str:
     if result.floor[kind] == 0:
         return "-"
     return f"{result.floor[kind] / statistics.median(result.times[result.volnet]):.0%} ({kind})"
+
+
+def summary(results: list[Any]) -> list[str]:
+    """One row a group of layers: how many times as long as volnet torch takes, each at its best, each in
+    plain layout, torch in plain layout against volnet at its best; geometric means, and the worst layers."""
+    groups: dict[str, list[Any]] = {}
+    for result in results:
+        name = result.shape.get("group")
+        if name is not None and result.volnet and result.peer:
+            groups.setdefault(name, []).append(result)
+    rows = {}
+    for name, members in groups.items():
+        rows[name] = members
+        large = [result for result in members if math.prod(result.shape["size"]) >= 16**3]
+        if 0 < len(large) < len(members):
+            rows[f"{name}, 16^3 voxels or more"] = large
+    if not rows:
+        return []
+    header = ["group", "layers", "best torch / volnet", "worst", "plain / plain", "worst"]
+    header += ["torch plain / volnet", "worst", "floor / volnet", "worst"]
+    lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
+    for name, members in rows.items():
+        cells = [name, str(len(members))]
+        for values in (
+            {r: r.ratio(r.peer, r.volnet)["median"] for r in members},
+            {r: r.ratio("torch plain", "volnet plain")["median"] for r in members},
+            {r: r.ratio("torch plain", r.volnet)["median"] for r in members},
+        ):
+            worst = min(values, key=lambda r: values[r])
+            cells.append(f"{statistics.geometric_mean(values.values()):.2f}")
+            cells.append(f"{values[worst]:.2f} ({worst.shape['name']})")
+        shares = [max(r.floor.values()) / statistics.median(r.times[r.volnet]) for r in members]
+        cells += [f"{statistics.geometric_mean(shares):.0%}", f"{min(shares):.0%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]

@@ -13,12 +13,13 @@ implementation as a benchmark of its own, with the times of that interleaved run
 from __future__ import annotations
 
 import importlib.util
+import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from volnet import ops
+from volnet import isa, ops
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -49,39 +50,84 @@ class Work:
     error: Callable[[Any], float]  # of a result, against a reference that is none of the implementations
     tolerance: float
     flops: float = 0.0  # of the direct algorithm
+    winograd: float = 1.0  # times as many where a kernel of volnet's is Winograd's
     bytes: float = 0.0  # to be read and written at least
-    dtype: torch.dtype = torch.float32  # of the arithmetic
 
 
 # The operators
 
 
-def conv3d(shape: Shape) -> Work:
+@dataclass(frozen=True)
+class Layer:
+    """A convolution of benchmarks/shapes/conv3d.toml, with its tensors in plain layout."""
+
+    dtype: torch.dtype
+    groups: int
+    kernel: list[int]
+    stride: list[int]
+    dilation: list[int]
+    padding: list[int]
+    space: list[int]  # of the output
+    x: Tensor  # [1, C, D, H, W]
+    weight: Tensor  # [K, C / groups, *kernel]
+    bias: Tensor  # [K]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {n: getattr(self, n) for n in ("stride", "padding", "dilation", "groups")}
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.weight.numel() * math.prod(self.space)
+
+    @property
+    def winograd(self) -> float:
+        """Multiplications of Winograd's algorithm over those of the direct one: tiles of four outputs along
+        axes of three taps."""
+        part = 1.0
+        for kernel, n in zip(self.kernel, self.space, strict=True):
+            part *= 6 * math.ceil(n / 4) / (3 * n) if kernel == 3 else 1
+        return part
+
+
+def layer(shape: Shape) -> Layer:
     dtype = getattr(torch, shape.get("dtype", "float32"))
     cin, cout, groups = shape["in_channels"], shape["out_channels"], shape.get("groups", 1)
-    kernel, stride = shape.get("kernel_size", [3, 3, 3]), shape.get("stride", 1)
-    padding = [k // 2 for k in kernel]
+    kernel = shape.get("kernel_size", [3, 3, 3])
+    stride, dilation = (
+        v if isinstance(v, list) else [v] * 3 for v in (shape.get("stride", 1), shape.get("dilation", 1))
+    )
+    padding = [d * (k // 2) for d, k in zip(dilation, kernel, strict=True)]
+    space = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, p, d, k, s in zip(shape["size"], padding, dilation, kernel, stride, strict=True)
+    ]
     x = random(1, cin, *shape["size"]).to(dtype)
-    weight = (random(cout, cin // groups, *kernel) / np.sqrt(cin // groups * np.prod(kernel))).to(dtype)
-    bias = random(cout).to(dtype)
-    space = [(n + 2 * p - k) // stride + 1 for n, p, k in zip(shape["size"], padding, kernel, strict=True)]
-    voxels = torch.stack([integers(0, n, 64) for n in space], dim=1)
+    terms = cin // groups * math.prod(kernel)
+    weight = (random(cout, cin // groups, *kernel, seed=1) / math.sqrt(terms)).to(dtype)
+    bias = random(cout, seed=2).to(dtype)
+    return Layer(dtype, groups, kernel, stride, dilation, padding, space, x, weight, bias)
+
+
+def conv3d(shape: Shape) -> Work:
+    at = layer(shape)
+    cout, cin = at.weight.shape[:2]
+    voxels = torch.stack([integers(0, n, 64) for n in at.space], dim=1)
 
     # A float64 convolution of the whole layer would take minutes and gigabytes: 64 of its voxels do.
-    padded = F.pad(x, [p for p in reversed(padding) for _ in range(2)])
-    windows = torch.stack(
-        [
-            padded[0][:, d : d + kernel[0], h : h + kernel[1], w : w + kernel[2]]
-            for d, h, w in (voxels * stride).tolist()
-        ]
-    )
+    padded = F.pad(at.x, [p for p in reversed(at.padding) for _ in range(2)])
+    axes = list(zip(at.kernel, at.stride, at.dilation, strict=True))
+    windows = []
+    for voxel in voxels.tolist():
+        cut = [slice(v * s, v * s + d * (k - 1) + 1, d) for v, (k, s, d) in zip(voxel, axes, strict=True)]
+        windows.append(padded[(0, slice(None), *cut)])
     expected = (
         torch.einsum(
             "vgcijk,gocijk->vgo",
-            windows.double().reshape(64, groups, cin // groups, *kernel),
-            weight.double().reshape(groups, cout // groups, cin // groups, *kernel),
+            torch.stack(windows).double().reshape(64, at.groups, cin, *at.kernel),
+            at.weight.double().reshape(at.groups, cout // at.groups, cin, *at.kernel),
         ).reshape(64, cout)
-        + bias.double()
+        + at.bias.double()
     )
 
     def error(y: Tensor) -> float:
@@ -89,19 +135,95 @@ def conv3d(shape: Shape) -> Work:
 
     implementations = {}
     for layout, memory_format in LAYOUTS.items():
-        inputs = [t.contiguous(memory_format=memory_format) for t in (x, weight)]
+        inputs = [t.contiguous(memory_format=memory_format) for t in (at.x, at.weight)]
         for name, function in (("volnet", ops.conv3d), ("torch", F.conv3d)):
-            implementations[f"{name} {layout}"] = partial(
-                function, *inputs, bias, stride=stride, padding=padding, groups=groups
-            )
-    outputs = cout * int(np.prod(space))
+            implementations[f"{name} {layout}"] = partial(function, *inputs, at.bias, **at.arguments)
+    # torch brings the weights into its own order at each call, unless it is given them in that order.
+    if 4 * at.weight.numel() > at.x.numel() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        implementations["torch prepacked"] = prepacked(at)
+    outputs = cout * math.prod(at.space)
     return Work(
         implementations,
         error,
-        tolerance=2e-5 if dtype == torch.float32 else 1e-2,
-        flops=2.0 * outputs * (cin // groups) * int(np.prod(kernel)),
-        bytes=float(nbytes(x, weight) + outputs * x.element_size()),
-        dtype=dtype,
+        tolerance=2e-5 if at.dtype == torch.float32 else 1e-2,
+        flops=at.flops,
+        winograd=at.winograd,
+        bytes=float(nbytes(at.x, at.weight) + outputs * at.x.element_size()),
+    )
+
+
+def prepacked(at: Layer) -> Callable[[], Tensor]:
+    """The convolution as torch.compile lays it down for frozen weights."""
+    x = at.x.contiguous(memory_format=torch.channels_last_3d)
+    geometry = (at.padding, at.stride, at.dilation, at.groups)
+    weight = torch._C._nn.mkldnn_reorder_conv3d_weight(at.weight.to_mkldnn(), *geometry, list(x.shape))
+    run = torch.ops.mkldnn._convolution_pointwise
+    return partial(run, x, weight, at.bias, *geometry, "none", [], "")
+
+
+@torch.inference_mode(False)
+def conv3d_backward(shape: Shape) -> Work:
+    """All gradients of a layer: of the bias, the weight, and of the input unless it is the image."""
+    at = layer(shape)
+    (cout, cin), image = at.weight.shape[:2], at.x.shape[1] == 1
+    dy = random(1, cout, *at.space, seed=3).to(at.dtype)
+    axes = list(zip(at.kernel, at.stride, at.dilation, at.padding, strict=True))
+
+    # As for conv3d, 64 voxels of the input's gradient: each gathers the outputs that its value went into.
+    voxels = torch.stack([integers(0, n, 64) for n in at.x.shape[2:]], dim=1)
+    gathered = torch.zeros(64, cout, *at.kernel, dtype=torch.float64)
+    for row, voxel in zip(gathered, voxels.tolist(), strict=True):
+        for tap in np.ndindex(*at.kernel):
+            steps = [divmod(v + p - t * d, s) for v, t, (_, s, d, p) in zip(voxel, tap, axes, strict=True)]
+            if all(rest == 0 and 0 <= o < n for (o, rest), n in zip(steps, at.space, strict=True)):
+                row[(slice(None), *tap)] = dy[(0, slice(None), *(o for o, _ in steps))]
+    expected_dx = torch.einsum(
+        "vgoijk,gocijk->vgc",
+        gathered.reshape(64, at.groups, cout // at.groups, *at.kernel),
+        at.weight.double().reshape(at.groups, cout // at.groups, cin, *at.kernel),
+    ).flatten(1)
+
+    # And all taps of two pairs of filter and channel of the weight's gradient.
+    padded = F.pad(at.x, [p for p in reversed(at.padding) for _ in range(2)])
+    pairs = [(0, 0), (cout - 1, cin - 1)]
+    expected_dw = torch.zeros(2, *at.kernel, dtype=torch.float64)
+    for dw, (k, c) in zip(expected_dw, pairs, strict=True):
+        channel, outputs = padded[0, k // (cout // at.groups) * cin + c].double(), dy[0, k].double()
+        for tap in np.ndindex(*at.kernel):
+            cut = [
+                slice(t * d, t * d + s * (n - 1) + 1, s)
+                for t, n, (_, s, d, _) in zip(tap, at.space, axes, strict=True)
+            ]
+            dw[tap] = (channel[tuple(cut)] * outputs).sum()
+    expected_db = dy.sum((0, 2, 3, 4), dtype=torch.float64)
+
+    def error(gradients: Sequence[Tensor]) -> float:
+        db, dw, *dx = gradients
+        errors = [relative_l2(db, expected_db)]
+        errors += [relative_l2(torch.stack([dw[pair] for pair in pairs]), expected_dw)]
+        errors += [relative_l2(d[0][:, voxels[:, 0], voxels[:, 1], voxels[:, 2]].T, expected_dx) for d in dx]
+        return max(errors)
+
+    implementations = {}
+    for layout, memory_format in LAYOUTS.items():
+        x, weight, grad = (t.to(memory_format=memory_format, copy=True) for t in (at.x, at.weight, dy))
+        bias = at.bias.clone()
+        leaves = (bias, weight) if image else (bias, weight, x)
+        for leaf in leaves:
+            leaf.requires_grad_()
+        for name, function in (("volnet", ops.conv3d), ("torch", F.conv3d)):
+            with torch.enable_grad():
+                y = function(x, weight, bias, **at.arguments)
+            gradients = partial(torch.autograd.grad, y, leaves, grad, retain_graph=True)
+            implementations[f"{name} {layout}"] = torch.inference_mode(False)(gradients)
+    passes = 1 if image else 2
+    return Work(
+        implementations,
+        error,
+        tolerance=5e-5 if at.dtype == torch.float32 else 2e-2,
+        flops=passes * at.flops,
+        winograd=at.winograd,
+        bytes=float(passes * (nbytes(at.x, dy) + nbytes(at.weight))),
     )
 
 
@@ -141,7 +263,6 @@ def conv_transpose3d(shape: Shape) -> Work:
         tolerance=2e-5 if dtype == torch.float32 else 1e-2,
         flops=2.0 * x.numel() * cout * int(np.prod(kernel)),
         bytes=float(nbytes(x, weight) + outputs * x.element_size()),
-        dtype=dtype,
     )
 
 
@@ -316,6 +437,7 @@ def sample_patches(shape: Shape) -> Work:
 
 OPERATORS = (
     conv3d,
+    conv3d_backward,
     conv_transpose3d,
     max_pool3d,
     avg_pool3d,
@@ -326,10 +448,12 @@ OPERATORS = (
     roi_crop3d,
     sample_patches,
 )
+SHAPES = {"conv3d_backward": "conv3d"}  # whose shapes are another operator's
 BOTH = ("volnet plain", "volnet channels_last", "torch plain", "torch channels_last")
 ROI = BOTH[:2]
 IMPLEMENTATIONS = {
-    "conv3d": BOTH,
+    "conv3d": (*BOTH, "torch prepacked"),
+    "conv3d_backward": BOTH,
     "conv_transpose3d": BOTH,
     "max_pool3d": BOTH,
     "avg_pool3d": BOTH,
@@ -427,14 +551,19 @@ def relative_l2(actual: Tensor, expected: Tensor) -> float:
 # The interleaved run
 
 
-@dataclass(frozen=True)
+Kernels = tuple[tuple[str, str], ...]  # of convolutions, with their ISA levels
+
+
+@dataclass(frozen=True, eq=False)
 class Result:
     """Times are seconds, one a round; the same position in each list is the same round."""
 
+    shape: Shape
+    work: Work
     times: dict[str, list[float]]
     errors: dict[str, float]
-    tolerance: float
-    floor: dict[str, float]  # seconds of the arithmetic and of the memory traffic at the speeds measured
+    kernels: dict[str, Kernels]
+    speed: dict[str, float]  # measured: bytes copied a second, FLOP/s of matrix products
 
     def best(self, names: Sequence[str]) -> str | None:
         ran = [name for name in names if self.times.get(name)]
@@ -443,6 +572,22 @@ class Result:
     @property
     def volnet(self) -> str | None:
         return self.best([name for name in self.times if name.startswith("volnet")])
+
+    @property
+    def floor(self) -> dict[str, float]:
+        """Seconds of the memory traffic and of the arithmetic, at the speeds measured. The arithmetic is that
+        of the algorithms that ran; two of them, for the gradients of input and weight, share it evenly."""
+        ran = self.kernels.get(self.volnet or "", ()) or (("", ""),)
+        arithmetic = 0.0
+        for name, level in ran:
+            flops = self.work.flops / len(ran)
+            if "wino" in name:
+                flops *= self.work.winograd
+            if level == "amx" and "f32" in name:
+                flops *= 3  # a float32 is the sum of two bfloat16; the product of the low parts is left out
+            half = level in ("amx", "avx512_bf16")
+            arithmetic += flops / self.speed["bfloat16" if half else "float32"]
+        return {"memory": self.work.bytes / self.speed["bandwidth"], "arithmetic": arithmetic}
 
     @property
     def peer(self) -> str | None:
@@ -454,11 +599,13 @@ class Result:
         return {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
-def measure(work: Work, timed: bool, quick: bool) -> Result:
+def measure(work: Work, shape: Shape, timed: bool) -> Result:
     """Checks every answer, and times all implementations in turn."""
-    errors, first = {}, {}
+    quick = bool(shape.get("quick"))
+    errors, first, kernels = {}, {}, {}
     runs = dict(work.implementations)
     for name in work.implementations:
+        calls = {kernel: count for kernel, _, count in isa.kernels()}
         try:
             start = time.perf_counter()
             answer = runs[name]()
@@ -469,10 +616,17 @@ def measure(work: Work, timed: bool, quick: bool) -> Result:
             del runs[name]  # torch has no such variant
         else:
             errors[name] = work.error(answer)
+            kernels[name] = tuple(
+                (kernel, level)
+                for kernel, level, count in isa.kernels()
+                if kernel.startswith("conv") and count > calls[kernel]
+            )
+            del answer
+    work = replace(work, implementations={}, error=lambda _: 0.0)  # what holds memory
     if not timed:
-        return Result({}, errors, work.tolerance, {})
+        return Result(shape, work, {}, errors, kernels, {})
 
-    runs |= {f"floor {name}": run for name, run in floor_runs(work.dtype, quick).items()}
+    runs |= {f"speed {name}": run for name, run in speed_runs(quick).items()}
     loops = {}
     for name, run in runs.items():
         if first.get(name, 0) < 1:  # a second warm-up, which tells how often to run in a round
@@ -481,7 +635,7 @@ def measure(work: Work, timed: bool, quick: bool) -> Result:
             first[name] = time.perf_counter() - start
         loops[name] = max(1, int(2e-3 / first[name]))
     times: dict[str, list[float]] = {name: [] for name in runs}
-    rounds = min(max(5, int(4 / sum(first.values()))), 5 if quick else 25)
+    rounds = min(max(5, int(3 / sum(first.values()))), 5 if quick else 25)
     for _ in range(rounds):
         for name, run in runs.items():
             start = time.perf_counter()
@@ -489,26 +643,22 @@ def measure(work: Work, timed: bool, quick: bool) -> Result:
                 run()
             times[name].append((time.perf_counter() - start) / loops[name])
 
-    floors = {name: statistics.median(times.pop(name)) for name in list(times) if name.startswith("floor")}
-    copy = min(seconds for name, seconds in floors.items() if "copy" in name)
-    floor = {
-        "bandwidth": 2 * COPY_BYTES[quick] / copy,  # bytes read and written a second
-        "peak": 2 * MATMUL_SIZE[quick] ** 3 / floors["floor matmul"],  # FLOP/s
-    }
-    floor["memory"] = work.bytes / floor["bandwidth"]
-    floor["arithmetic"] = work.flops / floor["peak"]
-    return Result(times, errors, work.tolerance, floor)
+    seconds = {name: statistics.median(times.pop(name)) for name in list(times) if name.startswith("speed")}
+    speed = {name: 2 * MATMUL_SIZE[quick] ** 3 / seconds[f"speed {name}"] for name in ("float32", "bfloat16")}
+    speed["bandwidth"] = 2 * COPY_BYTES[quick] / min(t for name, t in seconds.items() if "copy" in name)
+    return Result(shape, work, times, errors, kernels, speed)
 
 
 COPY_BYTES = {False: 1 << 28, True: 1 << 20}  # larger than most caches; quick or not
 MATMUL_SIZE = {False: 1536, True: 64}
 
 
-def floor_runs(dtype: torch.dtype, quick: bool) -> dict[str, Callable[[], Any]]:
-    """The machine's speed: a matrix product in the case's dtype, and two ways to copy memory that is mapped
-    already, the faster of which counts."""
+def speed_runs(quick: bool) -> dict[str, Callable[[], Any]]:
+    """The machine's speed: matrix products, and two ways to copy memory that is mapped already, the faster of
+    which counts."""
     source, target = (torch.ones(COPY_BYTES[quick], dtype=torch.uint8) for _ in range(2))
-    a = torch.ones(MATMUL_SIZE[quick], MATMUL_SIZE[quick], dtype=dtype)
+    a = torch.ones(MATMUL_SIZE[quick], MATMUL_SIZE[quick])
+    half = a.bfloat16()
     threads = torch.get_num_threads()
     parts = [
         (s.numpy(), t.numpy()) for s, t in zip(source.chunk(threads), target.chunk(threads), strict=True)
@@ -517,7 +667,8 @@ def floor_runs(dtype: torch.dtype, quick: bool) -> dict[str, Callable[[], Any]]:
     return {
         "copy by torch": partial(target.copy_, source),
         "copy by memcpy": lambda: list(executor.map(lambda part: np.copyto(part[1], part[0]), parts)),
-        "matmul": partial(torch.mm, a, a),
+        "float32": partial(torch.mm, a, a),
+        "bfloat16": partial(torch.mm, half, half),
     }
 
 
@@ -530,12 +681,30 @@ def interleaved_clock() -> float:
     return _clock
 
 
+def variants(operator: str, shapes: list[Shape]) -> list[Shape]:
+    """The shapes of a file that ``operator`` runs, with those that it runs in bfloat16 too."""
+    if operator == "conv3d_backward":
+        return [
+            shape | {"group": f"{shape['group']}, both gradients"}
+            for shape in shapes
+            if "backward" in shape.get("also", [])
+        ]
+    half = [
+        shape
+        | {"name": f"{shape['name']}, bf16", "dtype": "bfloat16", "group": f"{shape.get('group')}, bfloat16"}
+        for shape in shapes
+        if "bfloat16" in shape.get("also", [])
+    ]
+    return shapes + half
+
+
 def cases() -> list[Any]:
     folder = Path(__file__).parent / "shapes"
     result = []
     for operator in OPERATORS:
         name = operator.__name__
-        for shape in tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))["shape"]:
+        file = folder / f"{SHAPES.get(name, name)}.toml"
+        for shape in variants(name, tomllib.loads(file.read_text(encoding="utf-8"))["shape"]):
             for implementation in IMPLEMENTATIONS[name]:
                 marks = [pytest.mark.quick] if shape.get("quick") else []
                 values = (operator, shape, implementation)
@@ -557,11 +726,11 @@ def test_operator(
     key = (operator.__name__, shape["name"])
     if key not in results:
         with torch.inference_mode():
-            results[key] = measure(operator(shape), benchmark.enabled, bool(shape.get("quick")))
+            results[key] = measure(operator(shape), shape, benchmark.enabled)
     result = results[key]
     if implementation not in result.errors:
         pytest.skip("not installed" if implementation == "monai" else "torch has no such variant")
-    assert result.errors[implementation] <= result.tolerance
+    assert result.errors[implementation] <= result.work.tolerance
 
     times = result.times.get(implementation, [0.0])
     passing = iter(times)
@@ -572,6 +741,10 @@ def test_operator(
 
     benchmark.group = ": ".join(key)
     benchmark.pedantic(let_one_round_pass, rounds=len(times))
-    benchmark.extra_info |= {"error": result.errors[implementation], **result.floor}
-    if benchmark.enabled and result.volnet and implementation != result.volnet:
+    benchmark.extra_info["error"] = result.errors[implementation]
+    if not result.times:
+        return
+    benchmark.extra_info |= result.speed | result.floor
+    benchmark.extra_info["kernels"] = [name for name, _ in result.kernels[implementation]]
+    if result.volnet and implementation != result.volnet:
         benchmark.extra_info["times_as_long_as_volnet"] = result.ratio(implementation, result.volnet)

@@ -24,6 +24,7 @@ def test_every_operator_runs_once_and_its_peers_agree() -> None:
     output = run("--benchmark-disable", "-v")
     for shapes in (ROOT / "benchmarks" / "shapes").glob("*.toml"):
         assert f"test_operator[{shapes.stem}: quick" in output
+    assert "test_operator[conv3d_backward: quick" in output
 
 
 def test_a_timed_run_writes_the_machine_and_both_sides(tmp_path: Path) -> None:
@@ -41,3 +42,9 @@ def test_a_timed_run_writes_the_machine_and_both_sides(tmp_path: Path) -> None:
         assert entry["stats"]["median"] > 0
         assert entry["extra_info"]["bandwidth"] > 0
     assert "| max_pool3d | volnet plain, ms |" in output
+
+
+def test_layers_are_summed_up_by_group() -> None:
+    output = run("-k", "conv3d and 9x8x7")
+    rows = [line.split(" | ")[:2] for line in output.splitlines() if line.startswith("| 3x3x3")]
+    assert rows == [["| 3x3x3", "1"], ["| 3x3x3, bfloat16", "1"], ["| 3x3x3, both gradients", "1"]]

@@ -181,13 +181,17 @@ SHAPES = Path(__file__).parents[1] / "benchmarks" / "shapes" / "conv3d.toml"
 def test_plans_keep_many_cores_busy(shape: dict) -> None:
     """At batch 1: four pieces of work for each of 112 cores, or one an output row where there are fewer."""
     kernel = shape.get("kernel_size", [3, 3, 3])
-    padding = [side for k in kernel for side in [k // 2] * 2]
-    stride, groups = [shape.get("stride", 1)] * 3, shape.get("groups", 1)
+    stride, dilation = (
+        v if isinstance(v, list) else [v] * 3 for v in (shape.get("stride", 1), shape.get("dilation", 1))
+    )
+    padding = [side for k, d in zip(kernel, dilation, strict=True) for side in [d * (k // 2)] * 2]
+    groups = shape.get("groups", 1)
     volume = [1, shape["in_channels"], *shape["size"]]
     weight = [shape["out_channels"], shape["in_channels"] // groups, *kernel]
     with isa.limit("avx2"):
-        plan = _C.conv3d_plan(volume, weight, stride, padding, [1] * 3, groups)
-    assert plan["kernel"] == f"conv3d_f32_{'depthwise' if groups > 1 else 'direct'}_avx2"
+        plan = _C.conv3d_plan(volume, weight, stride, padding, dilation, groups)
+    depthwise = groups == shape["in_channels"] > 1
+    assert plan["kernel"] == f"conv3d_f32_{'depthwise' if depthwise else 'direct'}_avx2"
     depth, height = shape["size"][0] // stride[0], shape["size"][1] // stride[1]
     assert plan["pieces"] >= min(4 * 112, depth * height)
     assert plan["scratch_bytes_a_worker"] < 2**20
