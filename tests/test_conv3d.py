@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.opinfo import opinfo_samples
-from volnet import _C, isa, nn, ops
+from volnet import _C, isa, nn, ops, set_precision
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -214,3 +214,134 @@ def test_high_precision_keeps_its_promise(kind: str, channels: int, filters: int
     error -= expected
     assert error.norm() <= 2e-5 * expected.norm()
     assert error.abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"activation": "tanh"}, ValueError, "'tanh'"),
+        ({"activation": "prelu"}, ValueError, "no prelu_weight"),
+        ({"prelu_weight": torch.zeros(8)}, ValueError, "activation='none'"),
+        ({"activation": "prelu", "prelu_weight": torch.zeros(7)}, RuntimeError, "[1] or [8]"),
+        ({"activation": "leaky_relu", "negative_slope": "0.1"}, TypeError, "'0.1'"),
+        ({"residual": torch.zeros(1, 8, 3, 4, 6)}, RuntimeError, "(1, 8, 3, 4, 6)"),
+        ({"residual": torch.zeros(1, 8, 3, 4, 5).double()}, RuntimeError, "float64"),
+        ({"residual": 1.0}, TypeError, "float"),
+    ],
+)
+def test_wrong_fused_arguments(arguments: dict, error: type[Exception], words: str) -> None:
+    with pytest.raises(error) as raised:
+        ops.conv3d(X, W, **arguments)
+    assert words in str(raised.value)
+
+
+FUSED = {
+    "relu": F.relu,
+    "leaky_relu": lambda z: F.leaky_relu(z, 0.01),
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
+}
+
+
+@pytest.mark.parametrize("activation", FUSED)
+@pytest.mark.parametrize("level", [level for level in isa.available() if level != "amx"])
+def test_activations_over_their_whole_range(activation: str, level: str) -> None:
+    """Every magnitude from 1e-30 to 1e4: a few units in the last place, and infinity and NaN as they come."""
+    magnitudes = torch.logspace(-30, 4, 20000)
+    x = torch.cat([magnitudes, -magnitudes, torch.linspace(-12, 12, 20000)]).reshape(1, 1, 20, 30, 100)
+    w = torch.ones(1, 1, 1, 1, 1)
+    with isa.limit(level):
+        y = ops.conv3d(x, w, activation=activation)
+        special = torch.tensor([0.0, float("inf"), float("nan")]).reshape(1, 1, 1, 1, 3)
+        at_special = ops.conv3d(special, w, activation=activation).flatten().tolist()
+    expected = FUSED[activation](x.double())
+    # Where the result all but vanishes, what counts is its error beside the argument.
+    allowed = 2e-6 * expected.abs() + 1e-12 * x.abs().double()
+    assert ((y.double() - expected).abs() <= allowed).all()
+    assert at_special[:2] == [0.0, float("inf")]
+    assert at_special[2] != at_special[2]
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_bfloat16_is_rounded_once_after_the_epilogue(precision: str) -> None:
+    """A residual that all but cancels the sum leaves what rounding the sum first would have taken away."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 16, 6, 7, 8, generator=generator).bfloat16()
+    w = torch.randn(32, 16, 3, 3, 3, generator=generator).bfloat16()
+    exact = F.conv3d(x.double(), w.double(), padding=1)
+    residual = -exact.bfloat16()
+    set_precision(precision)
+    try:
+        y = ops.conv3d(x, w, padding=1, residual=residual)
+    finally:
+        set_precision("high")
+    expected = exact + residual.double()
+    assert (y.double() - expected).norm() < 0.01 * expected.norm()
+
+
+@pytest.mark.parametrize(("channels", "groups", "offset"), [(16, 1, 0.0), (16, 1, 1e4), (16, 16, 1e4)])
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_statistics_survive_a_large_offset(channels: int, groups: int, offset: float, precision: str) -> None:
+    x = torch.randn(2, channels, 12, 13, 14, generator=torch.Generator().manual_seed(0))
+    w = torch.randn(channels, channels // groups, 3, 3, 3, generator=torch.Generator().manual_seed(1))
+    b = torch.full((channels,), offset)
+    set_precision(precision)
+    try:
+        y, mean, variance = ops.conv3d_with_statistics(x, w, b, padding=1, groups=groups)
+    finally:
+        set_precision("high")
+    exact = y.double()
+    wanted, spread = exact.mean((2, 3, 4)), exact.var((2, 3, 4), correction=0)
+    # The mean is rounded to float32, the variance keeps five digits.
+    assert ((mean - wanted).abs() <= 1e-6 * spread.sqrt() + 2.0**-24 * wanted.abs()).all()
+    torch.testing.assert_close(variance.double(), spread, rtol=1e-5, atol=0)
+
+
+def test_statistics_differentiate() -> None:
+    x = torch.randn(2, 2, 3, 4, 3, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(3, 2, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+
+    def norm(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        y, mean, variance = ops.conv3d_with_statistics(x, w, activation="silu")
+        return (y - mean[..., None, None, None]) / (variance[..., None, None, None] + 0.1).sqrt()
+
+    expected = F.instance_norm(F.silu(F.conv3d(x, w)), eps=0.1)
+    torch.testing.assert_close(norm(x, w), expected)
+    assert torch.autograd.gradcheck(norm, (x, w), fast_mode=True)
+    assert torch.autograd.gradgradcheck(norm, (x, w), fast_mode=True)
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu", "prelu", "silu", "gelu", "gelu_tanh"])
+def test_fused_operator_by_itself(activation: str) -> None:
+    """What :func:`volnet.ops.conv3d` does around it is not needed: its gradients are right, twice."""
+
+    def leaf(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    slopes = leaf(4) if activation == "prelu" else None
+    tensors = (leaf(1, 2, 3, 4, 3), leaf(4, 2, 2, 2, 2), leaf(4))
+    geometry = ([1] * 3, [0] * 6, [1] * 3, 1, activation, 0.1)
+    arguments = (*tensors, *geometry, slopes, leaf(1, 4, 2, 3, 2), True)
+    torch.library.opcheck(torch.ops.volnet.conv3d_fused.default, arguments)
+
+    def call(*tensors: torch.Tensor) -> torch.Tensor:
+        return torch.ops.volnet.conv3d_fused(*tensors[:3], *geometry, slopes, tensors[3], False)[0]
+
+    assert torch.autograd.gradcheck(call, (*tensors, arguments[-2]), fast_mode=True)
+    assert torch.autograd.gradgradcheck(call, (*tensors, arguments[-2]), fast_mode=True)
+
+
+def test_fused_call_of_an_unbatched_volume_and_under_autocast() -> None:
+    x, w, r = torch.randn(4, 5, 6, 7), torch.randn(8, 4, 3, 3, 3), torch.randn(8, 3, 4, 5)
+    slope = torch.tensor([0.3])
+    expected = F.prelu((F.conv3d(x, w) + r).unsqueeze(0), slope).squeeze(0)
+    y = ops.conv3d(x, w, activation="prelu", prelu_weight=slope, residual=r)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+    w.requires_grad_()
+    y = ops.conv3d(x, w, activation="prelu", prelu_weight=slope, residual=r)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = ops.conv3d(x, w, activation="prelu", prelu_weight=slope, residual=r)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.2)

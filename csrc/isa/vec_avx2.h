@@ -61,6 +61,10 @@ struct Vec {
   static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
   static inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
   static inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+  static inline Vec power_of_two(Vec n) {
+    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23))};
+  }
   static inline __m256 greater_or_nan(Vec a, Vec b) {
     return _mm256_or_ps(_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ), _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q));
   }

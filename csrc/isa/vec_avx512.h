@@ -57,6 +57,7 @@ struct Vec {
   static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
   static inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
   static inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+  static inline Vec power_of_two(Vec n) { return {_mm512_scalef_ps(_mm512_set1_ps(1.0f), n.v)}; }
   static inline __mmask16 greater_or_nan(Vec a, Vec b) {
     return static_cast<__mmask16>(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ) |
                                   _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q));

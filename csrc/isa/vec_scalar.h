@@ -32,6 +32,13 @@ struct Vec {
   static inline Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
   static inline Vec max(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
   static inline Vec min(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
+  // 2^n for integers -126 <= n <= 127.
+  static inline Vec power_of_two(Vec n) {
+    const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n.v) + 127) << 23;
+    Vec result;
+    std::memcpy(&result.v, &bits, sizeof bits);
+    return result;
+  }
   // Lanes where a > b, or where a is NaN.
   static inline bool greater_or_nan(Vec a, Vec b) { return a.v > b.v || a.v != a.v; }
   static inline Vec select(bool mask, Vec yes, Vec no) { return mask ? yes : no; }

@@ -9,6 +9,7 @@
 #include "kernels/conv3d/planner.h"
 #include "kernels/conv3d/winograd.h"
 #include "ops/conv3d.h"
+#include "ops/epilogue.h"
 #include "ops/tensors.h"
 
 namespace volnet {
@@ -48,12 +49,15 @@ Arguments parse(const Ints& input_size, const Ints& weight_size, const Ints& str
   return result;
 }
 
-void run_pieces(const conv3d::DirectKernel& kernel, const Convolution& call) {
+template <class A>
+void run_pieces(const conv3d::DirectKernel& kernel, Convolution call) {
+  const Statistics<A> statistics(call.epilogue, call.batch, call.groups * call.filters, "conv3d statistics");
   const int64_t scratch_step = (call.scratch + 63) / 64 * 64;
   const memory::Scratch scratch(scratch_step * worker_count(call.pieces), "conv3d scratch");
   for_each_piece(call.pieces, [&](int64_t piece, int64_t worker) {
     kernel.run(call, piece, scratch.as<char>() + worker * scratch_step);
   });
+  statistics.merge();
 }
 
 // Runs the call by Winograd where that is less work and the precision allows it.
@@ -62,8 +66,11 @@ bool winograd(const Convolution& call, const Weights& weight, const conv3d::Weig
   if (conv3d::precision() == conv3d::Precision::highest) return false;
   const auto& table = std::is_same_v<S, float> ? conv3d::winograd_f32 : conv3d::winograd_bf16;
   conv3d::Winograd plan;
-  if (!plan_winograd(table.preview().second, call, worker_count(std::numeric_limits<int64_t>::max()), plan))
-    return false;
+  // Statistics are gathered by pieces, which then must not depend on the number of threads.
+  constexpr int64_t usual_workers = 16;
+  const int64_t workers =
+      call.epilogue.gathers() ? usual_workers : worker_count(std::numeric_limits<int64_t>::max());
+  if (!plan_winograd(table.preview().second, call, workers, plan)) return false;
   const auto kernel = table.best();
   PackingKey packing = {packing_id(kernel.weights)};
   append_packing(call, strides, packing);
@@ -77,11 +84,14 @@ bool winograd(const Convolution& call, const Weights& weight, const conv3d::Weig
         });
       });
   plan.weights = u->as<float>();
+  const Statistics<float> statistics(plan.epilogue, plan.batch, plan.groups * plan.filters,
+                                     "conv3d statistics");
   const int64_t pieces = winograd_pieces(plan), scratch_step = winograd_scratch(plan);
   const memory::Scratch scratch(scratch_step * worker_count(pieces), "conv3d scratch");
   for_each_piece(pieces, [&](int64_t piece, int64_t worker) {
     run_winograd_piece(kernel, plan, piece, scratch.as<char>() + worker * scratch_step);
   });
+  statistics.merge();
   return true;
 }
 
@@ -99,7 +109,7 @@ void convolve(Convolution call, const Weights& weight, const conv3d::WeightStrid
     plan(kernel, sizeof(compute_t<S>), call);
   }
   const PackedBlock packed = packed_for_direct<S>(weight, strides, {&call, 1}, "conv3d weights");
-  run_pieces(kernel, call);
+  run_pieces<compute_t<S>>(kernel, call);
 }
 
 // bfloat16 on a CPU with AMX goes to oneDNN: its tiles do the arithmetic several times faster than float32
@@ -157,7 +167,8 @@ std::array<Tensor, 3> onednn_backward(const Tensor& grad, const Tensor& x, const
 }
 
 template <class S>
-Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Arguments& a) {
+Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Arguments& a,
+               const conv3d::Epilogue& epilogue) {
   using A = compute_t<S>;
   const Layout5 layout = result_layout(x, weight);
   const auto output = a.output_size();
@@ -167,6 +178,7 @@ Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor
   if (y.numel() == 0) return layout == Layout5::plain ? to_layout(y, layout, "conv3d") : y;
 
   Convolution call;
+  call.epilogue = epilogue;
   call.x = dense.const_data_ptr();
   call.y = y.mutable_data_ptr();
   call.batch = x.size(0);
@@ -283,16 +295,41 @@ auto by_dtype(const Tensor& x, const F& f) {
   return f(bfloat16{});
 }
 
-Tensor conv3d_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                      const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
+Arguments checked(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                  const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
   const Arguments a = parse(sizes_of(x), sizes_of(weight), stride, padding, dilation, groups);
   VOLNET_CHECK(x.scalar_type() == weight.scalar_type() &&
                    (!bias || (bias->scalar_type() == x.scalar_type() && bias->numel() == weight.size(0))),
                "conv3d: weight and bias must have the dtype of the input, and bias one value a filter");
+  return a;
+}
+
+Tensor conv3d_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                      const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
+  const Arguments a = checked(x, weight, bias, stride, padding, dilation, groups);
   if (x.scalar_type() == ScalarType::BFloat16 && x.numel() > 0 && goes_to_onednn(a, weight.size(1))) {
     return onednn_forward(x, weight, bias, a);
   }
-  return by_dtype(x, [&](auto type) { return forward<decltype(type)>(x, weight, bias, a); });
+  return by_dtype(x, [&](auto type) { return forward<decltype(type)>(x, weight, bias, a, {}); });
+}
+
+// y, and its mean and variance where they are asked for. oneDNN has no part in this: it would round bfloat16
+// before the epilogue.
+std::tuple<Tensor, Tensor, Tensor> conv3d_fused(const Tensor& x, const Tensor& weight,
+                                                const std::optional<Tensor>& bias, const Ints& stride,
+                                                const Ints& padding, const Ints& dilation, int64_t groups,
+                                                const std::string& activation, double negative_slope,
+                                                const std::optional<Tensor>& prelu_weight,
+                                                const std::optional<Tensor>& residual, bool statistics) {
+  const Arguments a = checked(x, weight, bias, stride, padding, dilation, groups);
+  const auto output = a.output_size();
+  const Ints size = {x.size(0), weight.size(0), output[0], output[1], output[2]};
+  const EpilogueArguments arguments{activation, negative_slope, prelu_weight, residual, statistics};
+  return by_dtype(x, [&](auto type) -> std::tuple<Tensor, Tensor, Tensor> {
+    using S = decltype(type);
+    const PreparedEpilogue<S> prepared(arguments, size, "conv3d");
+    return {forward<S>(x, weight, bias, a, prepared.epilogue), prepared.mean, prepared.variance};
+  });
 }
 
 Tensor conv3d_backward_input(const Tensor& grad, const Tensor& weight, const Ints& input_size,
@@ -335,6 +372,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(volnet, m) {
       "conv3d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, "
       "int groups) -> Tensor");
   m.def(
+      "conv3d_fused(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, "
+      "int groups, str activation, float negative_slope, Tensor? prelu_weight, Tensor? residual, "
+      "bool statistics) -> (Tensor, Tensor, Tensor)");
+  m.def(
       "_conv3d_backward_input(Tensor grad, Tensor weight, int[] input_size, int[] stride, int[] padding, "
       "int[] dilation, int groups, bool channels_last) -> Tensor");
   m.def(
@@ -344,6 +385,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(volnet, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(volnet, CPU, m) {
   m.impl("conv3d", TORCH_BOX(&conv3d_forward));
+  m.impl("conv3d_fused", TORCH_BOX(&conv3d_fused));
   m.impl("_conv3d_backward_input", TORCH_BOX(&conv3d_backward_input));
   m.impl("_conv3d_backward_weight", TORCH_BOX(&conv3d_backward_weight));
 }

@@ -81,6 +81,83 @@ def winograd_samples():
     ]
 
 
+def fused_sample(name, x, w, y, activation, slopes=0, **arguments):
+    """y: shape of the residual; slopes: how many prelu has."""
+    shared = sample(name, x, w, activation=activation, **arguments)
+    prelu = (randn(slopes, seed=4),) if slopes else ()
+    return Sample(name, (*shared.inputs, randn(*y, seed=3), *prelu), shared.arguments)
+
+
+def fused(x, w, bias, residual, prelu_weight=None, **arguments):
+    return ops.conv3d(x, w, bias, residual=residual, prelu_weight=prelu_weight, **arguments)
+
+
+def fused_with_statistics(x, w, bias, residual, prelu_weight=None, **arguments):
+    return ops.conv3d_with_statistics(x, w, bias, residual=residual, prelu_weight=prelu_weight, **arguments)
+
+
+def fused_reference(x, w, bias, residual, prelu_weight=None, *, activation, negative_slope=0.01, **arguments):
+    z = reference(x, w, bias, **arguments) + residual
+    return {
+        None: lambda: z,
+        "relu": lambda: F.relu(z),
+        "leaky_relu": lambda: F.leaky_relu(z, negative_slope),
+        "prelu": lambda: F.prelu(z, prelu_weight),
+        "silu": lambda: F.silu(z),
+        "gelu": lambda: F.gelu(z),
+        "gelu_tanh": lambda: F.gelu(z, approximate="tanh"),
+    }[activation]()
+
+
+def statistics_reference(*inputs, **arguments):
+    y = fused_reference(*inputs, **arguments)
+    return y, y.mean((2, 3, 4)), y.var((2, 3, 4), correction=0)
+
+
+def fused_samples():
+    return [
+        fused_sample("relu", (2, 3, 4, 5, 6), (15, 3, 3, 3, 3), (2, 15, 4, 5, 6), "relu", padding=1),
+        fused_sample(
+            "leaky_relu",
+            (1, 2, 7, 8, 9),
+            (33, 2, 3, 3, 3),
+            (1, 33, 4, 4, 5),
+            "leaky_relu",
+            stride=2,
+            padding=1,
+        ),
+        fused_sample(
+            "negative_slope",
+            (1, 4, 3, 4, 5),
+            (8, 4, 1, 1, 1),
+            (1, 8, 3, 4, 5),
+            "leaky_relu",
+            negative_slope=-0.5,
+        ),
+        fused_sample(
+            "prelu", (1, 6, 4, 5, 6), (6, 3, 3, 3, 3), (1, 6, 4, 5, 6), "prelu", 6, groups=2, padding=1
+        ),
+        fused_sample("prelu_of_one", (1, 2, 3, 4, 5), (17, 2, 1, 1, 1), (1, 17, 3, 4, 5), "prelu", 1),
+        fused_sample("silu", (1, 1, 4, 5, 6), (16, 1, 3, 3, 3), (1, 16, 4, 5, 6), "silu", padding=1),
+        fused_sample("gelu", (1, 1, 4, 5, 6), (16, 1, 3, 3, 3), (1, 16, 4, 5, 6), "gelu", padding=1),
+        fused_sample("gelu_tanh", (1, 17, 2, 3, 29), (3, 17, 1, 1, 1), (1, 3, 2, 3, 29), "gelu_tanh"),
+        fused_sample(
+            "depthwise", (2, 17, 4, 5, 13), (17, 1, 3, 3, 3), (2, 17, 4, 5, 13), "silu", groups=17, padding=1
+        ),
+        fused_sample("no_images", (0, 3, 4, 5, 6), (2, 3, 3, 3, 3), (0, 2, 4, 5, 6), "relu", padding=1),
+    ]
+
+
+def fused_winograd_samples():
+    return [
+        fused_sample("relu", (2, 17, 9, 10, 11), (33, 17, 3, 3, 3), (2, 33, 9, 10, 11), "relu", padding=1),
+        fused_sample("gelu", (1, 32, 5, 9, 13), (32, 32, 1, 3, 3), (1, 32, 5, 7, 11), "gelu"),
+        fused_sample(
+            "prelu", (3, 48, 5, 6, 7), (64, 24, 3, 3, 3), (3, 64, 5, 6, 7), "prelu", 64, groups=2, padding=1
+        ),
+    ]
+
+
 CASES = [
     Case(
         name="conv3d",
@@ -105,5 +182,39 @@ CASES = [
         tolerance=840,
         differentiable=(0, 1, 2),
         volumes=(0,),
+    ),
+    Case(
+        name="conv3d_fused",
+        kernels="conv3d_f32_direct",
+        function=fused,
+        reference=fused_reference,
+        samples=fused_samples,
+        precision="highest",
+        tolerance=32,
+        gradient_tolerance=64,
+        differentiable=(0, 1, 2, 3, 4),
+        volumes=(0, 3),
+    ),
+    Case(
+        name="conv3d_fused_winograd",
+        kernels="conv3d_f32_winograd",
+        function=fused_with_statistics,
+        reference=statistics_reference,
+        samples=fused_winograd_samples,
+        tolerance=840,
+        dtypes=(torch.float32,),
+        differentiable=(0, 1, 2, 3, 4),
+        volumes=(0, 3),
+    ),
+    Case(
+        name="conv3d_with_statistics",
+        kernels="conv3d_f32_direct",
+        function=fused_with_statistics,
+        reference=statistics_reference,
+        samples=lambda: fused_samples()[:9],  # no images, no mean
+        precision="highest",
+        tolerance=64,
+        differentiable=(0, 1, 2, 3, 4),
+        volumes=(0, 3),
     ),
 ]

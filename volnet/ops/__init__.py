@@ -2,7 +2,7 @@
 
 from volnet.ops.avg_pool3d import avg_pool3d
 from volnet.ops.box_iou3d import box_iou3d
-from volnet.ops.conv3d import conv3d
+from volnet.ops.conv3d import conv3d, conv3d_with_statistics
 from volnet.ops.conv_transpose3d import conv_transpose3d
 from volnet.ops.max_pool3d import max_pool3d
 from volnet.ops.nms3d import batched_nms3d, nms3d
@@ -16,6 +16,7 @@ __all__ = [
     "batched_nms3d",
     "box_iou3d",
     "conv3d",
+    "conv3d_with_statistics",
     "conv_transpose3d",
     "max_pool3d",
     "nms3d",

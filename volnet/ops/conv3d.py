@@ -10,8 +10,19 @@ from torch import Tensor
 
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
 from volnet.ops._arguments import batched, check_at_least, check_tensor, memory_format_of, triple
+from volnet.ops._epilogue import (
+    activate,
+    activation_gradient,
+    check_activation,
+    check_prelu_weight,
+    check_residual,
+    check_slope,
+    from_result,
+    statistics_gradient,
+    trains,
+)
 
-__all__ = ["conv3d"]
+__all__ = ["conv3d", "conv3d_with_statistics"]
 
 
 def conv3d(
@@ -22,11 +33,16 @@ def conv3d(
     padding: int | Sequence[int] | str = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
+    *,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    prelu_weight: Tensor | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """Convolves a volume, as :func:`torch.nn.functional.conv3d` does.
+    """Convolves a volume, as :func:`torch.nn.functional.conv3d` does, and what often follows at once.
 
-    ``y[n, k, o] = bias[k] + sum over c and t of weight[k, c, t] * input[n, c, o * stride - padding +
-    t * dilation]``
+    ``y[n, k, o] = activation(bias[k] + residual[n, k, o] + sum over c and t of weight[k, c, t] *
+    input[n, c, o * stride - padding + t * dilation])``
 
     Args:
         input: [N, C, D, H, W] or [C, D, H, W]; float32, bfloat16 or float64.
@@ -37,22 +53,96 @@ def conv3d(
             needs ``stride=1``).
         dilation: distance between the taps of the kernel.
         groups: input and output channels are split into this many independent convolutions.
+        activation: ``"relu"``, ``"leaky_relu"``, ``"prelu"``, ``"silu"``, ``"gelu"``, ``"gelu_tanh"`` or
+            none. The gradient of the first two comes from the result. Where a gradient of the others may be
+            asked for, the sum is kept as well, and the activation is a pass of its own.
+        negative_slope: of ``"leaky_relu"``.
+        prelu_weight: [1] or [K], of the dtype of ``input``, for ``"prelu"``.
+        residual: like the result, added before the activation.
 
     Returns:
         [N, K, D', H', W'], channels_last_3d where ``input`` or ``weight`` is, else plain. bfloat16 is summed
-        in float32 and rounded once.
+        in float32 and rounded once, after the activation.
 
     Raises:
         RuntimeError: shapes, dtypes or devices do not fit, or the kernel is larger than the padded input.
-        ValueError: ``padding`` is another string.
+        ValueError: ``padding`` or ``activation`` is another string.
 
     >>> x, w = torch.ones(1, 2, 4, 4, 4), torch.ones(3, 2, 3, 3, 3)
     >>> conv3d(x, w).shape, float(conv3d(x, w)[0, 0, 0, 0, 0])
     (torch.Size([1, 3, 2, 2, 2]), 54.0)
+    >>> float(conv3d(x, -w, activation="relu", residual=torch.full((1, 3, 2, 2, 2), 60.0))[0, 0, 0, 0, 0])
+    6.0
     """
+    return _convolve(
+        False,
+        input,
+        weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+        activation=activation,
+        negative_slope=negative_slope,
+        prelu_weight=prelu_weight,
+        residual=residual,
+    )[0]
+
+
+def conv3d_with_statistics(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    **fused: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`conv3d`, and the mean and the variance that an instance, group or batch norm after it needs.
+
+    They are gathered while the result is in the cache, are those of the rounded result, and do not suffer
+    from a large offset that all its values share.
+
+    Args:
+        input, weight, bias, stride, padding, dilation, groups, fused: those of :func:`conv3d`.
+
+    Returns:
+        The result y; its mean over the voxels of each image and channel, [N, K] ([K] for an unbatched input);
+        and its variance, the mean of the squared deviations. Mean and variance are float32, or float64 where
+        ``input`` is.
+
+    >>> x, w = torch.arange(8.0).reshape(1, 1, 2, 2, 2), torch.ones(1, 1, 1, 1, 1)
+    >>> y, mean, variance = conv3d_with_statistics(x, w)
+    >>> mean, variance
+    (tensor([[3.5000]]), tensor([[5.2500]]))
+    """
+    y, mean, variance = _convolve(True, input, weight, bias, stride, padding, dilation, groups, **fused)
+    return y, mean, variance
+
+
+def _convolve(
+    statistics: bool,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int] | str,
+    dilation: int | Sequence[int],
+    groups: int,
+    *,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    prelu_weight: Tensor | None = None,
+    residual: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """y, and with ``statistics`` its mean and its variance."""
     if torch.is_autocast_enabled("cpu"):
         input, weight = _autocast(input), _autocast(weight)
         bias = None if bias is None else _autocast(bias)
+        prelu_weight = None if prelu_weight is None else _autocast(prelu_weight)
+        residual = None if residual is None else _autocast(residual)
     volume, unbatched = batched("conv3d", "input", input)
     check_tensor("conv3d", "weight", weight)
     if weight.dim() != 5:
@@ -89,8 +179,30 @@ def conv3d(
                 f"conv3d: a kernel of {reach} voxels ({kernel[axis]} taps, dilation {dilations[axis]}) "
                 f"does not fit the padded input of {padded} on axis {'DHW'[axis]}; input {tuple(input.shape)}"
             )
-    result = torch.ops.volnet.conv3d(volume, weight, bias, strides, paddings, dilations, groups)
-    return result.squeeze(0) if unbatched else result
+    geometry = (strides, paddings, dilations, groups)
+    act = check_activation("conv3d", "activation", activation)
+    slope = check_slope("conv3d", "negative_slope", negative_slope)
+    check_prelu_weight("conv3d", act, prelu_weight, filters, input.dtype)
+    if residual is not None:
+        shape = _output_shape(volume, weight, strides, paddings, dilations)
+        check_residual("conv3d", residual, shape[1:] if unbatched else shape, input.dtype)
+        residual = residual.unsqueeze(0) if unbatched else residual
+
+    results: tuple[Tensor, ...]
+    if act == "none" and residual is None and not statistics:
+        results = (torch.ops.volnet.conv3d(volume, weight, bias, *geometry),)
+    else:
+        # Where a gradient needs what goes into the activation, that is kept rather than computed twice.
+        apart = (
+            not statistics
+            and not from_result(act, slope)
+            and trains(input, weight, bias, prelu_weight, residual)
+        )
+        fused = ("none", 0.0, None) if apart else (act, slope, prelu_weight)
+        results = torch.ops.volnet.conv3d_fused(volume, weight, bias, *geometry, *fused, residual, statistics)
+        if apart:
+            results = (activate(results[0], act, slope, prelu_weight),)
+    return tuple(result.squeeze(0) for result in results) if unbatched else results
 
 
 def _autocast(value: Tensor) -> Tensor:
@@ -152,6 +264,27 @@ def _(
     return input.new_empty(shape).to(memory_format=torch.channels_last_3d if last else layouts[0])
 
 
+@torch.library.register_fake("volnet::conv3d_fused")
+def _(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+    negative_slope: float,
+    prelu_weight: Tensor | None,
+    residual: Tensor | None,
+    statistics: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    y = torch.ops.volnet.conv3d(input, weight, bias, stride, padding, dilation, groups)
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    size = y.shape[:2] if statistics else [0]
+    return y, y.new_empty(size, dtype=dtype), y.new_empty(size, dtype=dtype)
+
+
 @torch.library.register_fake("volnet::_conv3d_backward_input")
 def _(
     grad: Tensor,
@@ -192,6 +325,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     input, weight = ctx.saved_tensors
+    return *_gradients(ctx, grad, input, weight), None, None, None, None
+
+
+def _gradients(
+    ctx: Any, grad: Tensor, input: Tensor | None, weight: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Of input, weight and bias, from the gradient of their sum."""
     geometry = (ctx.stride, ctx.padding, ctx.dilation, ctx.groups)
     grad_input = grad_weight = grad_bias = None
     if ctx.needs_input_grad[0]:
@@ -199,12 +339,57 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             grad, weight, ctx.input_size, *geometry, ctx.channels_last
         )
     if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+        assert input is not None
         grad_weight, grad_bias = torch.ops.volnet._conv3d_backward_weight(
             grad, input, ctx.weight_size, *geometry
         )
         grad_weight = grad_weight.to(input.dtype)
         grad_bias = grad_bias.to(input.dtype) if ctx.has_bias else None
-    return grad_input, grad_weight, grad_bias, None, None, None, None
+    return grad_input, grad_weight, grad_bias
+
+
+def _setup_fused_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _setup_context(ctx, inputs[:7], output[0])
+    input, weight, bias, *_ = inputs
+    ctx.activation, ctx.negative_slope, prelu_weight, residual, ctx.statistics = inputs[7:]
+    y, mean, _ = output
+    from_y = from_result(ctx.activation, ctx.negative_slope)
+    needs_input, needs_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
+    ctx.save_for_backward(
+        input if needs_weight or not from_y else None,
+        weight if needs_input or not from_y else None,
+        *((None, None, None) if from_y else (bias, residual, prelu_weight)),
+        y if (from_y and ctx.activation != "none") or ctx.statistics else None,
+        mean if ctx.statistics else None,
+    )
+
+
+def _backward_of_fused(
+    ctx: Any, grad: Tensor, grad_mean: Tensor, grad_variance: Tensor
+) -> tuple[Tensor | None, ...]:
+    input, weight, bias, residual, prelu_weight, y, mean = ctx.saved_tensors
+    if ctx.statistics:
+        grad = statistics_gradient(grad, y, mean, grad_mean, grad_variance)
+    value = y
+    if not from_result(ctx.activation, ctx.negative_slope):
+        geometry = (ctx.stride, ctx.padding, ctx.dilation, ctx.groups)
+        value = torch.ops.volnet.conv3d_fused(
+            input, weight, bias, *geometry, "none", 0.0, None, residual, False
+        )[0]
+    grad, grad_prelu = activation_gradient(grad, ctx.activation, ctx.negative_slope, prelu_weight, value)
+    grads = _gradients(ctx, grad, input, weight)
+    return (
+        *grads,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        grad_prelu,
+        grad if ctx.needs_input_grad[10] else None,
+        None,
+    )
 
 
 def _setup_input_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -243,6 +428,9 @@ def _backward_of_weight(ctx: Any, twice: Tensor, twice_bias: Tensor) -> tuple[Te
 
 
 torch.library.register_autograd("volnet::conv3d", _backward, setup_context=_setup_context)
+torch.library.register_autograd(
+    "volnet::conv3d_fused", _backward_of_fused, setup_context=_setup_fused_context
+)
 torch.library.register_autograd(
     "volnet::_conv3d_backward_input", _backward_of_input, setup_context=_setup_input_context
 )

@@ -1,5 +1,6 @@
 // The convolution kernels of one instruction set. Included inside volnet::conv3d::VOLNET_ISA after Vec; the
 // including file defines `row_tile`, the most output voxels whose accumulators fit the registers.
+#include "kernels/conv3d/epilogue_body.h"
 
 // Accumulates R output voxels times V vectors of filters in registers over all tap rows.
 //   x of tap row i, voxel r, tap t, channel c: rows[i].x[r * step + t * tap_step + c]
@@ -112,14 +113,15 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
   auto* rows = static_cast<TapRow*>(scratch);
   E* gathered = reinterpret_cast<E*>(rows + taps_d * taps_h);
   const int64_t segment = ((row_tile - 1) * width.stride + tap_last - tap_first + 1) * call.channels;
+  const bool plain = call.epilogue.empty();
+  E sums[row_tile * V * T::width];  // of a tile, where an epilogue follows
 
   const int64_t h_end = std::min((chunk + 1) * call.rows, height.count);
   for (int64_t h = chunk * call.rows; h < h_end; ++h) {
-    S* y = static_cast<S*>(call.y) +
-           ((n * depth.output + depth.write_first + d * depth.write_step) * height.output +
-            height.write_first + h * height.write_step) *
-               y_row +
-           width.write_first * y_voxel + group * call.filters + k;
+    const int64_t y_offset = ((n * depth.output + depth.write_first + d * depth.write_step) * height.output +
+                              height.write_first + h * height.write_step) *
+                                 y_row +
+                             width.write_first * y_voxel + group * call.filters + k;
     for (int64_t tile_index = 0, w = 0; tile_index < tiles; ++tile_index) {
       const int64_t size = (width.count - w + tiles - tile_index - 1) / (tiles - tile_index);
       const int64_t first = w * width.stride + tap_first;
@@ -149,10 +151,20 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
 
       const int64_t voxel = in_place ? x_voxel : call.channels;
       const bool merged = tap_dilation == 1 && voxel == call.channels;  // taps and channels are one run
-      const auto run = tile_of<V, T, S>(size, std::make_integer_sequence<int, row_tile>{});
-      run(rows, row_count, width.stride * voxel, merged ? 1 : taps_w, tap_dilation * voxel,
-          merged ? taps_w * call.channels : call.channels, bias, y + w * width.write_step * y_voxel,
-          width.write_step * y_voxel, filters);
+      const int64_t steps = merged ? 1 : taps_w, run_length = merged ? taps_w * call.channels : call.channels;
+      const int64_t offset = y_offset + w * width.write_step * y_voxel, y_step = width.write_step * y_voxel;
+      if (plain) {
+        const auto run = tile_of<V, T, S>(size, std::make_integer_sequence<int, row_tile>{});
+        run(rows, row_count, width.stride * voxel, steps, tap_dilation * voxel, run_length, bias,
+            static_cast<S*>(call.y) + offset, y_step, filters);
+      } else {
+        const auto run = tile_of<V, T, E>(size, std::make_integer_sequence<int, row_tile>{});
+        run(rows, row_count, width.stride * voxel, steps, tap_dilation * voxel, run_length, nullptr, sums,
+            V * T::width, filters);
+        finish<T, S>(call.epilogue, call.bias,
+                     {sums, V * T::width, size, group * call.filters + k, filters, call.y, offset, y_step,
+                      (n * chunks + chunk) * depth.count + d, y_voxel});
+      }
       w += size;
     }
   }
@@ -172,11 +184,12 @@ void direct_any(const Convolution& call, int64_t piece, void* scratch) {
 }
 
 // R output voxels of a depthwise convolution for one vector of channels; every tap in [first, last) lies
-// inside the row. Voxel r, tap t reads rows[i].x[offset + r * step + t * tap_step].
-template <int R, bool full, class T, class S>
+// inside the row. Voxel r, tap t reads rows[i].x[offset + r * step + t * tap_step]; Y is S or the compute
+// type.
+template <int R, bool full, class T, class S, class Y>
 void depthwise_tile(const TapRow* rows, int64_t row_count, int64_t offset, int64_t step, int64_t first,
                     int64_t last, int64_t tap_step, int64_t weight_offset, int64_t weight_step, T start,
-                    int64_t lanes, S* y, int64_t y_step) {
+                    int64_t lanes, Y* y, int64_t y_step) {
   using E = typename T::element;
   T sum[R];
 #pragma GCC unroll 16
@@ -203,6 +216,12 @@ void depthwise_tile(const TapRow* rows, int64_t row_count, int64_t offset, int64
   }
 }
 
+template <int R, class T, class S, class Y>
+auto depthwise_tile_of(bool all_inside, bool full) {
+  if (!all_inside) return full ? depthwise_tile<1, true, T, S, Y> : depthwise_tile<1, false, T, S, Y>;
+  return full ? depthwise_tile<R, true, T, S, Y> : depthwise_tile<R, false, T, S, Y>;
+}
+
 // One filter a channel: vectors run over the channels, weights are [taps, channels padded to k_block].
 template <class T, class S>
 void depthwise(const Convolution& call, int64_t piece, void* scratch) {
@@ -223,15 +242,16 @@ void depthwise(const Convolution& call, int64_t piece, void* scratch) {
   const S* x = static_cast<const S*>(call.x) + n * depth.input * height.input * width.input * channels;
   const E* bias = static_cast<const E*>(call.bias);
   auto* rows = static_cast<TapRow*>(scratch);
+  const bool plain = call.epilogue.empty();
+  E sums[at_once * T::width];  // of a vector of channels, where an epilogue follows
 
   const int64_t h_end = std::min((chunk + 1) * call.rows, height.count);
   for (int64_t h = chunk * call.rows; h < h_end; ++h) {
-    S* y = static_cast<S*>(call.y) +
-           (((n * depth.output + depth.write_first + d * depth.write_step) * height.output +
-             height.write_first + h * height.write_step) *
-                width.output +
-            width.write_first) *
-               channels;
+    const int64_t y_offset = (((n * depth.output + depth.write_first + d * depth.write_step) * height.output +
+                               height.write_first + h * height.write_step) *
+                                  width.output +
+                              width.write_first) *
+                             channels;
     int64_t row_count = 0;
     for (int64_t a = 0; a < taps_d; ++a) {
       const int64_t i = d * depth.stride + depth.taps[static_cast<size_t>(a)].offset;
@@ -253,14 +273,22 @@ void depthwise(const Convolution& call, int64_t piece, void* scratch) {
                               (w + at_once - 1) * width.stride + tap_last < width.input;
       for (int64_t c = 0; c < channels; c += T::width) {
         const int64_t lanes = std::min(T::width, channels - c);
-        const T start = bias == nullptr ? T::zero() : T::load(bias + c, lanes);
         const bool full = lanes == T::width;
-        const auto run =
-            all_inside ? (full ? depthwise_tile<at_once, true, T, S> : depthwise_tile<at_once, false, T, S>)
-                       : (full ? depthwise_tile<1, true, T, S> : depthwise_tile<1, false, T, S>);
-        run(rows, row_count, base * channels + c, width.stride * channels, first, last,
-            tap_dilation * channels, c, padded, start, lanes, y + w * width.write_step * channels + c,
-            width.write_step * channels);
+        const int64_t offset = y_offset + w * width.write_step * channels + c;
+        const int64_t y_step = width.write_step * channels;
+        if (plain) {
+          const T start = bias == nullptr ? T::zero() : T::load(bias + c, lanes);
+          const auto run = depthwise_tile_of<at_once, T, S, S>(all_inside, full);
+          run(rows, row_count, base * channels + c, width.stride * channels, first, last,
+              tap_dilation * channels, c, padded, start, lanes, static_cast<S*>(call.y) + offset, y_step);
+        } else {
+          const auto run = depthwise_tile_of<at_once, T, S, E>(all_inside, full);
+          run(rows, row_count, base * channels + c, width.stride * channels, first, last,
+              tap_dilation * channels, c, padded, T::zero(), lanes, sums, T::width);
+          finish<T, S>(call.epilogue, bias,
+                       {sums, T::width, all_inside ? at_once : 1, c, lanes, call.y, offset, y_step,
+                        (n * chunks + chunk) * depth.count + d, channels});
+        }
       }
       w += all_inside ? at_once : 1;
     }

@@ -5,6 +5,8 @@
 //
 //   y[n, o, k] = bias[k] + sum over taps t and channels c of x[n, i, c] * w[k, c, t]
 //
+// followed by the epilogue (epilogue.h).
+//
 // On each axis output number q (0 <= q < count) is written at o = write_first + q * write_step and tap t
 // reads i = q * stride + offset(t), where 0 <= i < input; other taps count as zero (padding).
 //   forward:  offset(t) = t * dilation - padding, write_step = 1.
@@ -21,6 +23,7 @@
 #include <vector>
 
 #include "isa/dispatch.h"
+#include "kernels/conv3d/epilogue.h"
 
 namespace volnet::conv3d {
 
@@ -55,6 +58,7 @@ struct Convolution {
   int64_t channels = 0;  // input channels a group
   int64_t filters = 0;   // output channels a group
   std::array<Axis, 3> axes;
+  Epilogue epilogue;
 
   // From the planner.
   Form form = Form::rows;

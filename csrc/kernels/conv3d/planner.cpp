@@ -77,6 +77,7 @@ void plan(const DirectKernel& kernel, int64_t element_size, Convolution& call) {
   const int64_t outer = call.batch * call.groups * blocks * depth.count;
   call.rows = rows_a_piece(height.count, outer);
   call.pieces = outer * ceil_div(height.count, call.rows);
+  call.epilogue.slots = depth.count * ceil_div(height.count, call.rows);
 
   const auto row_taps = static_cast<int64_t>(depth.taps.size() * height.taps.size());
   if (call.form == Form::small_channels) {
@@ -97,7 +98,8 @@ void plan_depthwise(const DirectKernel& kernel, Convolution& call) {
   const auto& [depth, height, width] = call.axes;
   call.k_block = kernel.width;
   call.rows = rows_a_piece(height.count, call.batch * depth.count);
-  call.pieces = call.batch * depth.count * ceil_div(height.count, call.rows);
+  call.epilogue.slots = depth.count * ceil_div(height.count, call.rows);
+  call.pieces = call.batch * call.epilogue.slots;
   call.scratch = static_cast<int64_t>(depth.taps.size() * height.taps.size() * sizeof(TapRow));
 }
 

@@ -125,7 +125,9 @@ void small_channels(const Convolution& call, int64_t piece, void* scratch) {
   const int64_t tap_plane = taps_h * taps_w * call.channels * call.k_block;
   const int64_t tiles = (width.count + row_tile - 1) / row_tile;
   const int64_t step = width.stride * call.channels, y_step = width.write_step * y_voxel;
-  const bool stream = call.stream && reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
+  const bool plain = call.epilogue.empty();
+  const bool stream = plain && call.stream && reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
+  E sums[row_tile * 2 * T::width];  // of a tile, where an epilogue follows
   for (int64_t h = h0; h < h1; ++h) {
     const E* line = copy + (h - h0) * height.stride * row;
     for (int64_t block = 0; block < blocks; ++block) {
@@ -134,18 +136,29 @@ void small_channels(const Convolution& call, int64_t piece, void* scratch) {
           call.bias == nullptr ? nullptr : static_cast<const E*>(call.bias) + group * call.filters + k;
       const E* weights =
           static_cast<const E*>(call.weights) + ((group * blocks + block) * taps_d + first_tap) * tap_plane;
-      S* y = static_cast<S*>(call.y) +
-             ((n * depth.output + depth.write_first + d * depth.write_step) * height.output +
-              height.write_first + h * height.write_step) *
-                 y_row +
-             width.write_first * y_voxel + group * call.filters + k;
+      const int64_t y_offset =
+          ((n * depth.output + depth.write_first + d * depth.write_step) * height.output +
+           height.write_first + h * height.write_step) *
+              y_row +
+          width.write_first * y_voxel + group * call.filters + k;
       for (int64_t tile_index = 0, w = 0; tile_index < tiles; ++tile_index) {
         const int64_t size = (width.count - w + tiles - tile_index - 1) / (tiles - tile_index);
         const auto sizes = std::make_integer_sequence<int, row_tile>{};
-        const auto run =
-            filters <= T::width ? flat_tile_of<1, T, S>(size, sizes) : flat_tile_of<2, T, S>(size, sizes);
-        run(line + w * step, offsets, count, step, weights, call.k_block, bias, y + w * y_step, y_step,
-            filters, stream);
+        const int64_t offset = y_offset + w * y_step;
+        if (plain) {
+          const auto run =
+              filters <= T::width ? flat_tile_of<1, T, S>(size, sizes) : flat_tile_of<2, T, S>(size, sizes);
+          run(line + w * step, offsets, count, step, weights, call.k_block, bias,
+              static_cast<S*>(call.y) + offset, y_step, filters, stream);
+        } else {
+          const auto run =
+              filters <= T::width ? flat_tile_of<1, T, E>(size, sizes) : flat_tile_of<2, T, E>(size, sizes);
+          run(line + w * step, offsets, count, step, weights, call.k_block, nullptr, sums, 2 * T::width,
+              filters, false);
+          finish<T, S>(call.epilogue, call.bias,
+                       {sums, 2 * T::width, size, group * call.filters + k, filters, call.y, offset, y_step,
+                        (n * chunks + chunk) * depth.count + d, y_voxel});
+        }
         w += size;
       }
     }

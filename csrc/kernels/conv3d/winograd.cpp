@@ -50,6 +50,7 @@ bool plan_winograd(const WinogradKernel& kernel, const Convolution& call, int64_
   plan.groups = call.groups;
   plan.channels = call.channels;
   plan.filters = call.filters;
+  plan.epilogue = call.epilogue;
   plan.k_block = call.filters <= kernel.width ? kernel.width : 2 * kernel.width;
   plan.c_padded = ceil_div(call.channels, kernel.width) * kernel.width;
   plan.k_padded = ceil_div(call.filters, plan.k_block) * plan.k_block;
@@ -87,6 +88,7 @@ bool plan_winograd(const WinogradKernel& kernel, const Convolution& call, int64_
   const int64_t rows = kernel.row_tile * (width <= 96 ? 1 : width <= 384 ? 2 : 4);
   const int64_t even = ceil_div(plan.tiles(), std::max<int64_t>(workers, 1));
   plan.block_tiles = std::clamp<int64_t>(rows, 1, std::max<int64_t>(even, 1));
+  plan.epilogue.slots = ceil_div(plan.image_tiles(), plan.block_tiles) + 1;  // an image may begin in a block
   plan.v_step = odd_lines(plan.block_tiles * plan.c_padded);
   plan.m_step = odd_lines(plan.block_tiles * plan.k_padded);
   return true;

@@ -45,6 +45,7 @@ struct Winograd {
   void* y = nullptr;
   int64_t batch = 0, groups = 1, channels = 0, filters = 0;
   std::array<WinogradAxis, 3> axes;
+  Epilogue epilogue;
 
   int64_t k_block = 0;
   int64_t c_padded = 0, k_padded = 0;  // a group
@@ -52,7 +53,8 @@ struct Winograd {
   int64_t v_step = 0, m_step = 0;      // floats from one product to the next in V and M
 
   int64_t products() const { return axes[0].alpha() * axes[1].alpha() * axes[2].alpha(); }
-  int64_t tiles() const { return batch * axes[0].tiles * axes[1].tiles * axes[2].tiles; }
+  int64_t image_tiles() const { return axes[0].tiles * axes[1].tiles * axes[2].tiles; }
+  int64_t tiles() const { return batch * image_tiles(); }
 };
 
 // V of the tiles [first, first + count) of a group.

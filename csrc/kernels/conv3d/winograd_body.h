@@ -1,5 +1,6 @@
 // The Winograd transforms and products of one instruction set. Included inside volnet::conv3d::VOLNET_ISA
 // after Vec; the including file defines `row_tile`.
+#include "kernels/conv3d/epilogue_body.h"
 
 // B^T d of one axis, in registers: M outputs a tile.
 template <int M>
@@ -229,9 +230,16 @@ void winograd_output(const Winograd& plan, int64_t group, int64_t first, int64_t
   const auto along_w = width.m == 4   ? output_along_w<4, S>
                        : width.m == 2 ? output_along_w<2, S>
                                       : output_along_w<1, S>;
+  const auto along_w_to_sums = width.m == 4   ? output_along_w<4, float>
+                               : width.m == 2 ? output_along_w<2, float>
+                                              : output_along_w<1, float>;
+  const bool plain = plan.epilogue.empty();
   Vec buffer[largest_tile];
+  float sums[4 * Vec::width];  // of a row, where an epilogue follows
   for (int64_t t = 0; t < count; ++t) {
     const TilePosition at = position_of(plan, first + t);
+    const int64_t slot = at.n * plan.epilogue.slots + (first + t) / plan.block_tiles -
+                         at.n * plan.image_tiles() / plan.block_tiles;
     const int64_t d_count = std::min(depth.m, depth.output - at.d),
                   h_count = std::min(height.m, height.output - at.h);
     const int64_t w_count = std::min(width.m, width.output - at.w);
@@ -243,11 +251,17 @@ void winograd_output(const Winograd& plan, int64_t group, int64_t first, int64_t
       along_h(buffer, depth.m, aw);
       for (int64_t a = 0; a < d_count; ++a) {
         for (int64_t e = 0; e < h_count; ++e) {
-          S* y =
-              static_cast<S*>(plan.y) +
+          const int64_t offset =
               (((at.n * depth.output + at.d + a) * height.output + at.h + e) * width.output + at.w) * voxel +
               filter;
-          along_w(buffer + (a * height.m + e) * aw, bias, w_count, lanes, y, voxel);
+          const Vec* row = buffer + (a * height.m + e) * aw;
+          if (plain) {
+            along_w(row, bias, w_count, lanes, static_cast<S*>(plan.y) + offset, voxel);
+          } else {
+            along_w_to_sums(row, Vec::zero(), w_count, Vec::width, sums, Vec::width);
+            finish<Vec, S>(plan.epilogue, plan.bias,
+                           {sums, Vec::width, w_count, filter, lanes, plan.y, offset, voxel, slot, voxel});
+          }
         }
       }
     }
