@@ -10,9 +10,6 @@ namespace {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// At least `floats`, an odd number of cache lines of 16.
-int64_t odd_lines(int64_t floats) { return (ceil_div(floats, 16) | 1) * 16; }
-
 // One or three neighbouring taps, stride 1, every output written.
 bool fits(const Axis& axis) {
   const size_t taps = axis.taps.size();
@@ -51,6 +48,7 @@ bool plan_winograd(const WinogradKernel& kernel, const Convolution& call, int64_
   plan.channels = call.channels;
   plan.filters = call.filters;
   plan.epilogue = call.epilogue;
+  plan.width = kernel.width;
   plan.k_block = call.filters <= kernel.width ? kernel.width : 2 * kernel.width;
   plan.c_padded = ceil_div(call.channels, kernel.width) * kernel.width;
   plan.k_padded = ceil_div(call.filters, plan.k_block) * plan.k_block;
@@ -83,14 +81,16 @@ bool plan_winograd(const WinogradKernel& kernel, const Convolution& call, int64_
   if (!found) return false;
   plan.axes = chosen;
 
-  // More tiles at once read U less often; fewer keep V and M in the second-level cache and give more pieces.
+  // More tiles at once read U less often; fewer keep V, M and Z in the second-level cache.
   const int64_t width = plan.c_padded + plan.k_padded;
-  const int64_t rows = kernel.row_tile * (width <= 96 ? 1 : width <= 384 ? 2 : 4);
+  const int64_t rows = kernel.row_tile * (width <= 160 ? 1 : width <= 320 ? 2 : 4);
   const int64_t even = ceil_div(plan.tiles(), std::max<int64_t>(workers, 1));
   plan.block_tiles = std::clamp<int64_t>(rows, 1, std::max<int64_t>(even, 1));
   plan.epilogue.slots = ceil_div(plan.image_tiles(), plan.block_tiles) + 1;  // an image may begin in a block
-  plan.v_step = odd_lines(plan.block_tiles * plan.c_padded);
-  plan.m_step = odd_lines(plan.block_tiles * plan.k_padded);
+  const auto& [depth, height, width_axis] = plan.axes;
+  plan.v_step = (plan.products() | 1) * kernel.width;
+  plan.m_step = (height.alpha() * width_axis.alpha() | 1) * plan.k_block;
+  plan.z_step = (depth.alpha() * height.m * width_axis.m | 1) * kernel.width;
   return true;
 }
 
@@ -133,8 +133,18 @@ void transform_weights(const WinogradKernel& kernel, const S* w, const WeightStr
   }
 }
 
+namespace {
+
+// Floats of V, M and Z of a tile.
+int64_t v_tile(const Winograd& plan) { return plan.c_padded / plan.width * plan.v_step; }
+int64_t m_tile(const Winograd& plan) { return plan.k_padded / plan.k_block * plan.m_step; }
+int64_t z_tile(const Winograd& plan) { return plan.k_padded / plan.width * plan.z_step; }
+
+}  // namespace
+
 int64_t winograd_scratch(const Winograd& plan) {
-  return plan.products() * (plan.v_step + plan.m_step) * static_cast<int64_t>(sizeof(float));
+  return plan.block_tiles * (v_tile(plan) + m_tile(plan) + z_tile(plan)) *
+         static_cast<int64_t>(sizeof(float));
 }
 
 int64_t winograd_pieces(const Winograd& plan) {
@@ -146,10 +156,14 @@ void run_winograd_piece(const WinogradKernel& kernel, const Winograd& plan, int6
   const int64_t group = piece / blocks, first = piece % blocks * plan.block_tiles;
   const int64_t count = std::min(plan.block_tiles, plan.tiles() - first);
   auto* v = static_cast<float*>(scratch);
-  float* m = v + plan.products() * plan.v_step;
+  float* m = v + plan.block_tiles * v_tile(plan);
+  float* z = m + plan.block_tiles * m_tile(plan);
   kernel.input(plan, group, first, count, v);
-  kernel.multiply(plan, group, 0, plan.products(), count, v, m);
-  kernel.output(plan, group, first, count, m);
+  for (int64_t a = 0; a < plan.axes[0].alpha(); ++a) {
+    kernel.multiply(plan, group, a, count, v, m);
+    kernel.output_plane(plan, a, count, m, z);
+  }
+  kernel.output(plan, group, first, count, z);
 }
 
 template void transform_weights(const WinogradKernel&, const float*, const WeightStrides&, const Convolution&,

@@ -8,9 +8,17 @@
 // Points 0, 1, -1 (2, -2) and infinity: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
 // 2016.
 //
-// Layouts (floats): U [groups][P][blocks of k][channels][k_block]; V [P][tiles of a block][channels padded
-// to the vector]; M [P][tiles of a block][k padded to k_block]; V and M with an odd number of cache lines
-// from one product to the next, or a tile's products would share a few cache sets. x and y are channels-last
+// A block of tiles goes through the stages together, in scratch that should stay in the second-level cache:
+//   input           V = B^T d, along h and w plane by plane in registers, then along d
+//   for each index a along d:
+//     multiply      M = V U for the products of plane a
+//     output_plane  Z[a] = A^T M along h and w
+//   output          y = A^T Z along d, and the bias
+//
+// Layouts (floats): U [groups][P][blocks of k][channels][k_block]; V [tiles][vectors of channels][P][width];
+// M [tiles][blocks of k][products of a plane][k_block]; Z [tiles][vectors of k][alpha_d][m_h][m_w][width]. So
+// what a transform writes or reads of a tile is contiguous, and only the products jump from tile to tile; the
+// steps between tiles are odd numbers of vectors, or tiles would share cache sets. x and y are channels-last
 // volumes. Nothing may alias. Tiles at the end of an axis read zeros and store only what lies inside.
 #pragma once
 
@@ -47,10 +55,11 @@ struct Winograd {
   std::array<WinogradAxis, 3> axes;
   Epilogue epilogue;
 
-  int64_t k_block = 0;
+  int64_t width = 0, k_block = 0;      // lanes of a vector; filters multiplied at once
   int64_t c_padded = 0, k_padded = 0;  // a group
   int64_t block_tiles = 0;             // tiles that are transformed, multiplied and transformed back together
-  int64_t v_step = 0, m_step = 0;      // floats from one product to the next in V and M
+  // Floats from one vector of channels (V) or filters (Z), or one block of filters (M), to the next.
+  int64_t v_step = 0, m_step = 0, z_step = 0;
 
   int64_t products() const { return axes[0].alpha() * axes[1].alpha() * axes[2].alpha(); }
   int64_t image_tiles() const { return axes[0].tiles * axes[1].tiles * axes[2].tiles; }
@@ -59,11 +68,13 @@ struct Winograd {
 
 // V of the tiles [first, first + count) of a group.
 using WinogradInput = void (*)(const Winograd&, int64_t group, int64_t first, int64_t count, float* v);
-// M of `count` tiles for the products [p_begin, p_end).
-using WinogradMultiply = void (*)(const Winograd&, int64_t group, int64_t p_begin, int64_t p_end,
-                                  int64_t count, const float* v, float* m);
+// M of plane a for `count` tiles.
+using WinogradMultiply = void (*)(const Winograd&, int64_t group, int64_t a, int64_t count, const float* v,
+                                  float* m);
+// Z[a] of `count` tiles.
+using WinogradOutputPlane = void (*)(const Winograd&, int64_t a, int64_t count, const float* m, float* z);
 // y of the tiles [first, first + count).
-using WinogradOutput = void (*)(const Winograd&, int64_t group, int64_t first, int64_t count, const float* m);
+using WinogradOutput = void (*)(const Winograd&, int64_t group, int64_t first, int64_t count, const float* z);
 
 // U of one channel for a block of filters, from taps [kernel][k_block]; product p goes to u[p * p_step].
 using WinogradWeights = void (*)(const Winograd&, int64_t p_step, const float* taps, float* u);
@@ -72,6 +83,7 @@ struct WinogradKernel {
   WinogradWeights weights;
   WinogradInput input;
   WinogradMultiply multiply;
+  WinogradOutputPlane output_plane;
   WinogradOutput output;
   int64_t width;     // lanes of a vector
   int64_t row_tile;  // tiles whose sums fit the registers
@@ -81,10 +93,11 @@ struct WinogradKernel {
   namespace level {                                                                                        \
   void winograd_input_f32(const Winograd&, int64_t group, int64_t first, int64_t count, float* v);         \
   void winograd_input_bf16(const Winograd&, int64_t group, int64_t first, int64_t count, float* v);        \
-  void winograd_multiply(const Winograd&, int64_t group, int64_t p_begin, int64_t p_end, int64_t count,    \
-                         const float* v, float* m);                                                        \
-  void winograd_output_f32(const Winograd&, int64_t group, int64_t first, int64_t count, const float* m);  \
-  void winograd_output_bf16(const Winograd&, int64_t group, int64_t first, int64_t count, const float* m); \
+  void winograd_multiply(const Winograd&, int64_t group, int64_t a, int64_t count, const float* v,         \
+                         float* m);                                                                        \
+  void winograd_output_plane(const Winograd&, int64_t a, int64_t count, const float* m, float* z);         \
+  void winograd_output_f32(const Winograd&, int64_t group, int64_t first, int64_t count, const float* z);  \
+  void winograd_output_bf16(const Winograd&, int64_t group, int64_t first, int64_t count, const float* z); \
   void winograd_weights(const Winograd&, int64_t p_step, const float* taps, float* u);                     \
   }
 VOLNET_WINOGRAD_KERNELS(scalar)
@@ -105,7 +118,7 @@ template <class S>
 void transform_weights(const WinogradKernel& kernel, const S* w, const WeightStrides& strides,
                        const Convolution& call, const Winograd& plan, int64_t piece, float* u);
 
-// Bytes of V and M that a worker needs, and the pieces: blocks of tiles of a group.
+// Bytes of V, M and Z that a worker needs, and the pieces: blocks of tiles of a group.
 int64_t winograd_scratch(const Winograd& plan);
 int64_t winograd_pieces(const Winograd& plan);
 void run_winograd_piece(const WinogradKernel& kernel, const Winograd& plan, int64_t piece, void* scratch);

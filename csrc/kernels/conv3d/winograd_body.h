@@ -13,15 +13,16 @@ inline void input_transform(Vec* d) {
     d[3] = d1 - d3;
   } else if constexpr (M == 4) {
     const Vec four = Vec::broadcast(4.0f), minus_four = Vec::broadcast(-4.0f),
-              minus_five = Vec::broadcast(-5.0f), two = Vec::broadcast(2.0f);
+              minus_five = Vec::broadcast(-5.0f), two = Vec::broadcast(2.0f),
+              minus_two = Vec::broadcast(-2.0f);
     const Vec d0 = d[0], d1 = d[1], d2 = d[2], d3 = d[3], d4 = d[4], d5 = d[5];
     const Vec even = Vec::fma(minus_four, d2, d4), odd = Vec::fma(minus_four, d1, d3);
-    const Vec even2 = d4 - d2, odd2 = two * (d3 - d1);
+    const Vec even2 = d4 - d2, odd2 = d3 - d1;
     d[0] = Vec::fma(four, d0, Vec::fma(minus_five, d2, d4));
     d[1] = even + odd;
     d[2] = even - odd;
-    d[3] = even2 + odd2;
-    d[4] = even2 - odd2;
+    d[3] = Vec::fma(two, odd2, even2);
+    d[4] = Vec::fma(minus_two, odd2, even2);
     d[5] = Vec::fma(four, d1, Vec::fma(minus_five, d3, d5));
   }
 }
@@ -47,116 +48,61 @@ inline constexpr int alpha_of = M == 1 ? 1 : M + 2;
 
 constexpr int64_t largest_tile = 216;  // vectors: 6 * 6 * 6
 
-// The rows of a tile along w, for one vector of channels: rows[i] is the tile's first voxel in row i, or null
-// where the row lies outside; of its alpha voxels those in [begin, end) exist.
-template <int M, class S>
-void input_along_w(const S* const* rows, int64_t row_count, int64_t begin, int64_t end, int64_t voxel,
-                   int64_t lanes, Vec* buffer) {
-  constexpr int alpha = alpha_of<M>;
-  const bool whole = begin == 0 && end == alpha && lanes == Vec::width;
-  for (int64_t i = 0; i < row_count; ++i, buffer += alpha) {
-    const S* row = rows[i];
-    Vec d[alpha];
-    if (row == nullptr) {
+// GCC would rather read a value from memory once for each of its uses than keep it in a register.
+inline Vec in_register(Vec x) {
+  asm("" : "+v"(x.v));
+  return x;
+}
+
+// Along h and w, one plane of a tile and one vector of channels: rows[e] + f * voxel holds voxel (e, f).
+template <int MH, int MW, class S>
+void input_plane(const S* const* rows, int64_t offset, int64_t voxel, Vec* to) {
+  constexpr int ah = alpha_of<MH>, aw = alpha_of<MW>;
+  Vec d[ah][aw];
 #pragma GCC unroll 8
-      for (int f = 0; f < alpha; ++f) buffer[f] = Vec::zero();
-      continue;
-    }
-    if (whole) {
+  for (int e = 0; e < ah; ++e) {
+    const S* row = rows[e] + offset;
 #pragma GCC unroll 8
-      for (int f = 0; f < alpha; ++f) d[f] = Vec::load(row + f * voxel);
-    } else {
+    for (int f = 0; f < aw; ++f) d[e][f] = in_register(Vec::load(row + f * voxel));
+    input_transform<MW>(d[e]);
+  }
 #pragma GCC unroll 8
-      for (int f = 0; f < alpha; ++f) {
-        d[f] = f >= begin && f < end ? Vec::load(row + f * voxel, lanes) : Vec::zero();
-      }
-    }
-    input_transform<M>(d);
+  for (int f = 0; f < aw; ++f) {
+    Vec column[ah];
 #pragma GCC unroll 8
-    for (int f = 0; f < alpha; ++f) buffer[f] = d[f];
+    for (int e = 0; e < ah; ++e) column[e] = d[e][f];
+    input_transform<MH>(column);
+#pragma GCC unroll 8
+    for (int e = 0; e < ah; ++e) to[e * aw + f] = column[e];
   }
 }
 
-// Along h in place: buffer [outer][alpha][inner].
+// Along d, from [alpha][inner] planes to the tile's products.
 template <int M>
-void input_along_h(Vec* buffer, int64_t outer, int64_t inner) {
-  constexpr int alpha = alpha_of<M>;
-  if (M == 1) return;
-  for (int64_t a = 0; a < outer; ++a, buffer += alpha * inner) {
-    for (int64_t f = 0; f < inner; ++f) {
-      Vec d[alpha];
-#pragma GCC unroll 8
-      for (int e = 0; e < alpha; ++e) d[e] = buffer[e * inner + f];
-      input_transform<M>(d);
-#pragma GCC unroll 8
-      for (int e = 0; e < alpha; ++e) buffer[e * inner + f] = d[e];
-    }
-  }
-}
-
-// Along d, and out to V: product p of this tile lies at v[p * v_step].
-template <int M>
-void input_along_d(const Vec* buffer, int64_t inner, float* v, int64_t v_step) {
+void input_along_d(const Vec* planes, int64_t inner, float* v) {
   constexpr int alpha = alpha_of<M>;
   for (int64_t q = 0; q < inner; ++q) {
     Vec d[alpha];
 #pragma GCC unroll 8
-    for (int a = 0; a < alpha; ++a) d[a] = buffer[a * inner + q];
+    for (int a = 0; a < alpha; ++a) d[a] = in_register(planes[a * inner + q]);
     input_transform<M>(d);
 #pragma GCC unroll 8
-    for (int a = 0; a < alpha; ++a) d[a].store(v + (a * inner + q) * v_step);
+    for (int a = 0; a < alpha; ++a) d[a].store(v + (a * inner + q) * Vec::width);
   }
 }
 
-// Along d, from M: product p of this tile lies at m[p * m_step]; buffer [M][inner].
-template <int M>
-void output_along_d(const float* m, int64_t m_step, int64_t inner, Vec* buffer) {
-  constexpr int alpha = alpha_of<M>;
-  for (int64_t q = 0; q < inner; ++q) {
-    Vec d[alpha];
-#pragma GCC unroll 8
-    for (int a = 0; a < alpha; ++a) d[a] = Vec::load(m + (a * inner + q) * m_step);
-    output_transform<M>(d);
-#pragma GCC unroll 8
-    for (int a = 0; a < M; ++a) buffer[a * inner + q] = d[a];
-  }
-}
+template <class S>
+using InputPlane = void (*)(const S* const*, int64_t, int64_t, Vec*);
 
-// Along h: from [outer][alpha][inner] to [outer][M][inner], in place (each group shrinks toward the front).
-template <int M>
-void output_along_h(Vec* buffer, int64_t outer, int64_t inner) {
-  constexpr int alpha = alpha_of<M>;
-  if (M == 1) return;
-  const Vec* from = buffer;
-  for (int64_t a = 0; a < outer; ++a, from += alpha * inner, buffer += M * inner) {
-    for (int64_t f = 0; f < inner; ++f) {
-      Vec d[alpha];
-#pragma GCC unroll 8
-      for (int e = 0; e < alpha; ++e) d[e] = from[e * inner + f];
-      output_transform<M>(d);
-#pragma GCC unroll 8
-      for (int e = 0; e < M; ++e) buffer[e * inner + f] = d[e];
-    }
-  }
-}
+// Row and column of a table over the tile sizes 1, 2 and 4.
+inline int64_t index_of(int64_t m) { return m / 2; }
 
-// One row of outputs: alpha products to M voxels, of which the first `count` exist.
-template <int M, class S>
-void output_along_w(const Vec* buffer, Vec bias, int64_t count, int64_t lanes, S* y, int64_t voxel) {
-  constexpr int alpha = alpha_of<M>;
-  Vec d[alpha];
-#pragma GCC unroll 8
-  for (int f = 0; f < alpha; ++f) d[f] = buffer[f];
-  output_transform<M>(d);
-  if (count == M && lanes == Vec::width) {
-#pragma GCC unroll 8
-    for (int f = 0; f < M; ++f) (d[f] + bias).store(y + f * voxel);
-  } else {
-#pragma GCC unroll 8
-    for (int f = 0; f < M; ++f) {
-      if (f < count) (d[f] + bias).store(y + f * voxel, lanes);
-    }
-  }
+template <class S>
+InputPlane<S> input_plane_of(int64_t m_h, int64_t m_w) {
+  static constexpr InputPlane<S> planes[3][3] = {{input_plane<1, 1>, input_plane<1, 2>, input_plane<1, 4>},
+                                                 {input_plane<2, 1>, input_plane<2, 2>, input_plane<2, 4>},
+                                                 {input_plane<4, 1>, input_plane<4, 2>, input_plane<4, 4>}};
+  return planes[index_of(m_h)][index_of(m_w)];
 }
 
 struct TilePosition {
@@ -175,123 +121,201 @@ void winograd_input(const Winograd& plan, int64_t group, int64_t first, int64_t 
   const auto& [depth, height, width] = plan.axes;
   const int64_t ad = depth.alpha(), ah = height.alpha(), aw = width.alpha();
   const int64_t voxel = plan.groups * plan.channels;
-  const int64_t v_step = plan.v_step;
-  const auto along_w = width.m == 4   ? input_along_w<4, S>
-                       : width.m == 2 ? input_along_w<2, S>
-                                      : input_along_w<1, S>;
-  const auto along_h = height.m == 4 ? input_along_h<4> : height.m == 2 ? input_along_h<2> : input_along_h<1>;
-  const auto along_d = depth.m == 4 ? input_along_d<4> : depth.m == 2 ? input_along_d<2> : input_along_d<1>;
-  Vec buffer[largest_tile];
+  const auto plane = input_plane_of<S>(height.m, width.m);
+  const auto edge_plane = input_plane_of<float>(height.m, width.m);
+  const auto along_d = depth.m == 4 ? input_along_d<4> : input_along_d<2>;
+  Vec buffer[largest_tile], edge[36];
   const S* rows[36];
-  for (int64_t t = 0; t < count; ++t) {
-    const TilePosition at = position_of(plan, first + t);
+  const float* edge_rows[6];
+  for (int64_t e = 0; e < ah; ++e) edge_rows[e] = reinterpret_cast<const float*>(edge + e * aw);
+  for (int64_t t = first; t < first + count; ++t) {
+    const TilePosition at = position_of(plan, t);
     const int64_t i0 = at.d + depth.first, j0 = at.h + height.first, l0 = at.w + width.first;
     const int64_t begin = std::max<int64_t>(0, -l0), end = std::min(aw, width.input - l0);
-    for (int64_t c = 0; c < plan.channels; c += Vec::width) {
-      for (int64_t a = 0; a < ad; ++a) {
-        for (int64_t e = 0; e < ah; ++e) {
-          const int64_t i = i0 + a, j = j0 + e;
-          const bool inside = i >= 0 && i < depth.input && j >= 0 && j < height.input && begin < end;
-          rows[a * ah + e] =
-              !inside ? nullptr
-                      : static_cast<const S*>(plan.x) +
-                            (((at.n * depth.input + i) * height.input + j) * width.input + l0) * voxel +
-                            group * plan.channels + c;
-        }
+    for (int64_t a = 0; a < ad; ++a) {
+      for (int64_t e = 0; e < ah; ++e) {
+        const int64_t i = i0 + a, j = j0 + e;
+        const bool inside = i >= 0 && i < depth.input && j >= 0 && j < height.input && begin < end;
+        rows[a * ah + e] =
+            !inside ? nullptr
+                    : static_cast<const S*>(plan.x) +
+                          (((at.n * depth.input + i) * height.input + j) * width.input + l0) * voxel +
+                          group * plan.channels;
       }
+    }
+    const bool whole =
+        begin == 0 && end == aw && i0 >= 0 && i0 + ad <= depth.input && j0 >= 0 && j0 + ah <= height.input;
+    for (int64_t c = 0; c < plan.channels; c += Vec::width, v += plan.v_step) {
       const int64_t lanes = std::min(Vec::width, plan.channels - c);
-      // The next tile's new voxels: their rows lie too far apart for the hardware to foresee them.
-      if (l0 + aw < width.input) {
-        const int64_t ahead = std::min(width.m, width.input - l0 - aw);
-        for (int64_t i = 0; i < ad * ah; ++i) {
-          if (rows[i] == nullptr) continue;
-          for (int64_t f = 0; f < ahead; ++f) __builtin_prefetch(rows[i] + (aw + f) * voxel);
+      Vec* planes = depth.m == 1 ? reinterpret_cast<Vec*>(v) : buffer;
+      for (int64_t a = 0; a < ad; ++a) {
+        for (int64_t q = 0; q < ah * aw; ++q) __builtin_prefetch(v + (a * ah * aw + q) * Vec::width, 1);
+        if (whole && lanes == Vec::width) {
+          plane(rows + a * ah, c, voxel, planes + a * ah * aw);
+          continue;
         }
+        for (int64_t e = 0; e < ah; ++e) {
+          const S* row = rows[a * ah + e];
+          for (int64_t f = 0; f < aw; ++f) {
+            const bool inside = row != nullptr && f >= begin && f < end;
+            edge[e * aw + f] = inside ? Vec::load(row + f * voxel + c, lanes) : Vec::zero();
+          }
+        }
+        edge_plane(edge_rows, 0, Vec::width, planes + a * ah * aw);
       }
-      along_w(rows, ad * ah, begin, end, voxel, lanes, buffer);
-      along_h(buffer, ad, aw);
-      along_d(buffer, ah * aw, v + t * plan.c_padded + c, v_step);
+      if (depth.m != 1) along_d(planes, ah * aw, v);
+    }
+  }
+}
+
+// Along h and w, one plane of products of a tile for one vector of filters, k_block floats apart.
+template <int MH, int MW>
+void output_plane(const float* m, int64_t k_block, float* z) {
+  constexpr int ah = alpha_of<MH>, aw = alpha_of<MW>;
+  Vec d[MH][aw];
+#pragma GCC unroll 8
+  for (int f = 0; f < aw; ++f) {
+    Vec column[ah];
+#pragma GCC unroll 8
+    for (int e = 0; e < ah; ++e) column[e] = in_register(Vec::load(m + (e * aw + f) * k_block));
+    output_transform<MH>(column);
+#pragma GCC unroll 8
+    for (int e = 0; e < MH; ++e) d[e][f] = column[e];
+  }
+#pragma GCC unroll 8
+  for (int e = 0; e < MH; ++e) {
+    output_transform<MW>(d[e]);
+#pragma GCC unroll 8
+    for (int f = 0; f < MW; ++f) d[e][f].store(z + (e * MW + f) * Vec::width);
+  }
+}
+
+using OutputPlane = void (*)(const float*, int64_t, float*);
+
+void winograd_output_plane(const Winograd& plan, int64_t a, int64_t count, const float* m, float* z) {
+  const auto& [depth, height, width] = plan.axes;
+  static constexpr OutputPlane planes[3][3] = {{output_plane<1, 1>, output_plane<1, 2>, output_plane<1, 4>},
+                                               {output_plane<2, 1>, output_plane<2, 2>, output_plane<2, 4>},
+                                               {output_plane<4, 1>, output_plane<4, 2>, output_plane<4, 4>}};
+  const auto plane = planes[index_of(height.m)][index_of(width.m)];
+  z += a * height.m * width.m * Vec::width;
+  for (int64_t t = 0; t < count; ++t) {
+    for (int64_t block = 0; block < plan.k_padded; block += plan.k_block, m += plan.m_step) {
+      for (int64_t k = 0; k < plan.k_block; k += Vec::width, z += plan.z_step) plane(m + k, plan.k_block, z);
+    }
+  }
+}
+
+// Along d, one row of outputs: from [alpha][m_h][m_w] to the voxels that exist.
+template <int M, class S>
+void output_along_d(const float* z, int64_t inner, Vec bias, int64_t d_count, int64_t w_count, int64_t lanes,
+                    S* y, int64_t y_plane, int64_t voxel) {
+  constexpr int alpha = alpha_of<M>;
+  for (int64_t f = 0; f < w_count; ++f, z += Vec::width, y += voxel) {
+    Vec d[alpha];
+#pragma GCC unroll 8
+    for (int a = 0; a < alpha; ++a) d[a] = in_register(Vec::load(z + a * inner * Vec::width));
+    output_transform<M>(d);
+    if (d_count == M && lanes == Vec::width) {
+#pragma GCC unroll 8
+      for (int a = 0; a < M; ++a) (d[a] + bias).store(y + a * y_plane);
+    } else {
+#pragma GCC unroll 8
+      for (int a = 0; a < M; ++a) {
+        if (a < d_count) (d[a] + bias).store(y + a * y_plane, lanes);
+      }
     }
   }
 }
 
 template <class S>
-void winograd_output(const Winograd& plan, int64_t group, int64_t first, int64_t count, const float* m) {
+void winograd_output(const Winograd& plan, int64_t group, int64_t first, int64_t count, const float* z) {
   const auto& [depth, height, width] = plan.axes;
-  const int64_t ah = height.alpha(), aw = width.alpha();
   const int64_t voxel = plan.groups * plan.filters;
-  const int64_t m_step = plan.m_step;
-  const auto along_d = depth.m == 4   ? output_along_d<4>
-                       : depth.m == 2 ? output_along_d<2>
-                                      : output_along_d<1>;
-  const auto along_h = height.m == 4   ? output_along_h<4>
-                       : height.m == 2 ? output_along_h<2>
-                                       : output_along_h<1>;
-  const auto along_w = width.m == 4   ? output_along_w<4, S>
-                       : width.m == 2 ? output_along_w<2, S>
-                                      : output_along_w<1, S>;
-  const auto along_w_to_sums = width.m == 4   ? output_along_w<4, float>
-                               : width.m == 2 ? output_along_w<2, float>
-                                              : output_along_w<1, float>;
+  const int64_t y_row = width.output * voxel, y_plane = height.output * y_row;
+  const auto along_d = depth.m == 4   ? output_along_d<4, S>
+                       : depth.m == 2 ? output_along_d<2, S>
+                                      : output_along_d<1, S>;
+  const auto along_d_to_sums = depth.m == 4   ? output_along_d<4, float>
+                               : depth.m == 2 ? output_along_d<2, float>
+                                              : output_along_d<1, float>;
   const bool plain = plan.epilogue.empty();
-  Vec buffer[largest_tile];
-  float sums[4 * Vec::width];  // of a row, where an epilogue follows
-  for (int64_t t = 0; t < count; ++t) {
-    const TilePosition at = position_of(plan, first + t);
-    const int64_t slot = at.n * plan.epilogue.slots + (first + t) / plan.block_tiles -
-                         at.n * plan.image_tiles() / plan.block_tiles;
+  float sums[4 * 4 * Vec::width];  // of a row in each plane, where an epilogue follows
+  const int64_t sums_row = width.m * Vec::width;
+  for (int64_t t = first; t < first + count; ++t) {
+    const TilePosition at = position_of(plan, t);
+    const int64_t slot =
+        at.n * plan.epilogue.slots + t / plan.block_tiles - at.n * plan.image_tiles() / plan.block_tiles;
     const int64_t d_count = std::min(depth.m, depth.output - at.d),
                   h_count = std::min(height.m, height.output - at.h);
     const int64_t w_count = std::min(width.m, width.output - at.w);
-    for (int64_t k = 0; k < plan.filters; k += Vec::width) {
+    const float* from = z + (t - first) * plan.k_padded / Vec::width * plan.z_step;
+    for (int64_t k = 0; k < plan.filters; k += Vec::width, from += plan.z_step) {
       const int64_t lanes = std::min(Vec::width, plan.filters - k);
       const int64_t filter = group * plan.filters + k;
       const Vec bias = plan.bias == nullptr ? Vec::zero() : Vec::load(plan.bias + filter, lanes);
-      along_d(m + t * plan.k_padded + k, m_step, ah * aw, buffer);
-      along_h(buffer, depth.m, aw);
-      for (int64_t a = 0; a < d_count; ++a) {
-        for (int64_t e = 0; e < h_count; ++e) {
-          const int64_t offset =
-              (((at.n * depth.output + at.d + a) * height.output + at.h + e) * width.output + at.w) * voxel +
-              filter;
-          const Vec* row = buffer + (a * height.m + e) * aw;
-          if (plain) {
-            along_w(row, bias, w_count, lanes, static_cast<S*>(plan.y) + offset, voxel);
-          } else {
-            along_w_to_sums(row, Vec::zero(), w_count, Vec::width, sums, Vec::width);
-            finish<Vec, S>(plan.epilogue, plan.bias,
-                           {sums, Vec::width, w_count, filter, lanes, plan.y, offset, voxel, slot, voxel});
-          }
+      for (int64_t e = 0; e < h_count; ++e) {
+        const float* row = from + e * width.m * Vec::width;
+        const int64_t offset =
+            (at.n * depth.output + at.d) * y_plane + (at.h + e) * y_row + at.w * voxel + filter;
+        if (plain) {
+          along_d(row, height.m * width.m, bias, d_count, w_count, lanes, static_cast<S*>(plan.y) + offset,
+                  y_plane, voxel);
+          continue;
+        }
+        along_d_to_sums(row, height.m * width.m, Vec::zero(), d_count, w_count, Vec::width, sums, sums_row,
+                        Vec::width);
+        for (int64_t a = 0; a < d_count; ++a) {
+          finish<Vec, S>(plan.epilogue, plan.bias,
+                         {sums + a * sums_row, Vec::width, w_count, filter, lanes, plan.y,
+                          offset + a * y_plane, voxel, slot, voxel});
         }
       }
     }
   }
 }
 
-// R tiles times V vectors of filters: m[r] = sum over c of v[r][c] * u[c].
+// R tiles times V vectors of filters: m[r] = sum over c of v[r][c] * u[c], where v of a tile lies in vectors
+// of channels, v_step floats apart. Meanwhile weights that are needed next come into the cache: `ahead`
+// floats from u_next for each vector of u.
 template <int R, int V>
-void product(const float* v, int64_t v_step, const float* u, int64_t channels, float* m, int64_t m_step) {
+void product(const float* v, int64_t v_tile, int64_t v_step, const float* u, const float* u_next,
+             int64_t ahead, int64_t channels, float* m, int64_t m_tile) {
   Vec sum[R][V];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     for (int i = 0; i < V; ++i) sum[r][i] = Vec::zero();
   }
-  for (int64_t c = 0; c < channels; ++c, u += V * Vec::width) {
-    Vec weight[V];
-    for (int i = 0; i < V; ++i) weight[i] = Vec::load(u + i * Vec::width);
+  for (int64_t c = 0; c < channels; c += Vec::width, v += v_step) {
+    // A pointer for every third tile: x86 addresses reach two more, and there are not registers for all.
+    const float* tiles[(R + 2) / 3];
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const Vec value = Vec::broadcast(v[r * v_step + c]);
-      for (int i = 0; i < V; ++i) sum[r][i] = Vec::fma(value, weight[i], sum[r][i]);
+    for (int r = 0; r < R; r += 3) {
+      tiles[r / 3] = v + r * v_tile;
+      asm("" : "+r"(tiles[r / 3]));
+    }
+    const int64_t lanes = std::min<int64_t>(Vec::width, channels - c);
+    for (int64_t j = 0; j < lanes; ++j) {
+      Vec weight[V];
+      for (int i = 0; i < V; ++i, u += Vec::width, u_next += ahead) {
+        weight[i] = Vec::load(u);
+        __builtin_prefetch(u_next);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const Vec value = Vec::broadcast(tiles[r / 3][r % 3 * v_tile + j]);
+        for (int i = 0; i < V; ++i) sum[r][i] = Vec::fma(value, weight[i], sum[r][i]);
+      }
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    for (int i = 0; i < V; ++i) sum[r][i].store(m + r * m_step + i * Vec::width);
+    for (int i = 0; i < V; ++i) sum[r][i].store(m + r * m_tile + i * Vec::width);
   }
 }
 
-using Product = void (*)(const float*, int64_t, const float*, int64_t, float*, int64_t);
+using Product = void (*)(const float*, int64_t, int64_t, const float*, const float*, int64_t, int64_t, float*,
+                         int64_t);
 
 template <int V, int... R>
 Product product_of(int64_t rows, std::integer_sequence<int, R...>) {
@@ -299,22 +323,26 @@ Product product_of(int64_t rows, std::integer_sequence<int, R...>) {
   return products[rows - 1];
 }
 
-void winograd_multiply(const Winograd& plan, int64_t group, int64_t p_begin, int64_t p_end, int64_t count,
-                       const float* v, float* m) {
-  const int64_t blocks = plan.k_padded / plan.k_block;
-  const int64_t passes = (count + row_tile - 1) / row_tile;
-  for (int64_t p = p_begin; p < p_end; ++p) {
-    for (int64_t block = 0; block < blocks; ++block) {
-      const float* u =
-          plan.weights + ((group * plan.products() + p) * blocks + block) * plan.channels * plan.k_block;
-      for (int64_t pass = 0, t = 0; pass < passes; ++pass) {
-        const int64_t rows = (count - t + passes - pass - 1) / (passes - pass);
+void winograd_multiply(const Winograd& plan, int64_t group, int64_t a, int64_t count, const float* v,
+                       float* m) {
+  const auto& [depth, height, width] = plan.axes;
+  const int64_t plane = height.alpha() * width.alpha(), blocks = plan.k_padded / plan.k_block;
+  const int64_t v_tile = plan.c_padded / Vec::width * plan.v_step, m_tile = blocks * plan.m_step;
+  const int64_t u_block = plan.channels * plan.k_block;
+  const float* u = plan.weights + (group * plan.products() + a * plane) * blocks * u_block;
+  // Tiles in groups of at most row_tile, as even as they can be; each fetches its share of the next weights.
+  const int64_t groups = (count + row_tile - 1) / row_tile, most = (count + groups - 1) / groups;
+  const int64_t ahead = (Vec::width + groups - 1) / groups;
+  for (int64_t q = 0; q < plane; ++q) {
+    for (int64_t block = 0; block < blocks; ++block, u += u_block) {
+      const float* u_next = u + u_block;
+      for (int64_t t = 0; t < count; t += most, u_next += ahead * u_block / Vec::width) {
+        const int64_t rows = std::min(most, count - t);
         const auto run = plan.k_block == Vec::width
                              ? product_of<1>(rows, std::make_integer_sequence<int, row_tile>{})
                              : product_of<2>(rows, std::make_integer_sequence<int, row_tile>{});
-        run(v + p * plan.v_step + t * plan.c_padded, plan.c_padded, u, plan.channels,
-            m + p * plan.m_step + t * plan.k_padded + block * plan.k_block, plan.k_padded);
-        t += rows;
+        run(v + t * v_tile + (a * plane + q) * Vec::width, v_tile, plan.v_step, u, u_next, ahead,
+            plan.channels, m + t * m_tile + block * plan.m_step + q * plan.k_block, m_tile);
       }
     }
   }
@@ -385,9 +413,9 @@ void winograd_input_f32(const Winograd& plan, int64_t group, int64_t first, int6
 void winograd_input_bf16(const Winograd& plan, int64_t group, int64_t first, int64_t count, float* v) {
   winograd_input<bfloat16>(plan, group, first, count, v);
 }
-void winograd_output_f32(const Winograd& plan, int64_t group, int64_t first, int64_t count, const float* m) {
-  winograd_output<float>(plan, group, first, count, m);
+void winograd_output_f32(const Winograd& plan, int64_t group, int64_t first, int64_t count, const float* z) {
+  winograd_output<float>(plan, group, first, count, z);
 }
-void winograd_output_bf16(const Winograd& plan, int64_t group, int64_t first, int64_t count, const float* m) {
-  winograd_output<bfloat16>(plan, group, first, count, m);
+void winograd_output_bf16(const Winograd& plan, int64_t group, int64_t first, int64_t count, const float* z) {
+  winograd_output<bfloat16>(plan, group, first, count, z);
 }
