@@ -61,6 +61,9 @@ def samples():
         sample("groups_wide", (1, 34, 3, 4, 17), (36, 17, 3, 3, 3), groups=2, padding=1),
         sample("depthwise", (1, 17, 4, 5, 6), (17, 1, 3, 3, 3), groups=17, padding=1),
         sample("depthwise_stride", (2, 33, 6, 7, 8), (33, 1, 3, 3, 3), groups=33, stride=2, padding=1),
+        sample("depthwise_k5", (1, 18, 4, 5, 27), (18, 1, 3, 2, 5), groups=18, padding=(1, 0, 2)),
+        sample("depthwise_k7_valid", (1, 16, 3, 9, 9), (16, 1, 2, 7, 7), groups=16, stride=(1, 2, 2)),
+        sample("depthwise_wide", (1, 16, 2, 3, 41), (16, 1, 3, 3, 3), groups=16, padding=1, bias=False),
         sample("depthwise_multiplier", (1, 5, 4, 5, 6), (10, 1, 3, 3, 3), groups=5, padding=1),
     ]
 

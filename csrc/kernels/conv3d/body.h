@@ -222,11 +222,19 @@ auto depthwise_tile_of(bool all_inside, bool full) {
   return full ? depthwise_tile<R, true, T, S, Y> : depthwise_tile<R, false, T, S, Y>;
 }
 
+#include "kernels/conv3d/depthwise_body.h"
+
 // One filter a channel: vectors run over the channels, weights are [taps, channels padded to k_block].
 template <class T, class S>
 void depthwise(const Convolution& call, int64_t piece, void* scratch) {
   using E = typename T::element;
   constexpr int at_once = 8;  // enough sums to hide the latency of an addition
+  if (call.form == Form::sliding) {
+    const size_t taps = call.axes[2].taps.size();
+    return taps == 3   ? sliding<3, T, S>(call, piece, scratch)
+           : taps == 5 ? sliding<5, T, S>(call, piece, scratch)
+                       : sliding<7, T, S>(call, piece, scratch);
+  }
   const auto& [depth, height, width] = call.axes;
   const int64_t chunks = (height.count + call.rows - 1) / call.rows;
   const int64_t d = piece % depth.count;

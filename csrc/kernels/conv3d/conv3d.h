@@ -42,10 +42,11 @@ struct Axis {
   std::vector<Tap> taps;  // ascending offsets
 };
 
-// How the direct kernel goes about a call.
+// How the direct and the depthwise kernel go about a call.
 enum class Form {
   rows,            // a row of taps at a time
   small_channels,  // all taps at once (small_channels_body.h)
+  sliding,         // depthwise: an input voxel for all outputs it touches (depthwise_body.h)
 };
 
 // One call of the direct or the depthwise kernel.

@@ -23,10 +23,10 @@ int64_t reach(const Axis& axis) {
 // Whether y is so large that the caches lose it before it is read again; then reading the lines it overwrites
 // only costs. Only whole vectors can be written past the caches.
 bool worth_streaming(const Convolution& call, int64_t vector, int64_t element_size) {
-  constexpr int64_t large = int64_t{32} << 20;
+  constexpr int64_t large = int64_t{16} << 20;
   int64_t voxels = call.batch;
   for (const Axis& axis : call.axes) voxels *= axis.output;
-  return call.filters % vector == 0 && call.axes[2].write_step == 1 &&
+  return call.groups * call.filters % vector == 0 && call.axes[2].write_step == 1 &&
          voxels * call.groups * call.filters * element_size >= large;
 }
 
@@ -98,9 +98,22 @@ void plan_depthwise(const DirectKernel& kernel, Convolution& call) {
   const auto& [depth, height, width] = call.axes;
   call.k_block = kernel.width;
   call.rows = rows_a_piece(height.count, call.batch * depth.count);
+  const auto row_taps = static_cast<int64_t>(depth.taps.size() * height.taps.size());
+  const size_t taps = width.taps.size();
+  if (width.stride <= 2 && (taps == 3 || taps == 5 || taps == 7) &&
+      width.taps[1].offset - width.taps[0].offset == 1) {
+    call.form = Form::sliding;
+    if (call.rows > 1) call.rows -= call.rows % 2;  // it computes two rows at once
+    const auto pairs = ceil_div(call.rows, 2);
+    call.scratch = pairs * static_cast<int64_t>(sizeof(int64_t)) +
+                   pairs * row_taps * 2 * 3 * static_cast<int64_t>(sizeof(void*));
+  } else {
+    call.form = Form::rows;
+    call.scratch = row_taps * static_cast<int64_t>(sizeof(TapRow));
+  }
+  call.stream = call.form == Form::sliding && worth_streaming(call, call.k_block, sizeof(float));
   call.epilogue.slots = depth.count * ceil_div(height.count, call.rows);
   call.pieces = call.batch * call.epilogue.slots;
-  call.scratch = static_cast<int64_t>(depth.taps.size() * height.taps.size() * sizeof(TapRow));
 }
 
 Plan plan_forward_f32(const std::array<AxisArguments, 3>& axes, int64_t batch, int64_t groups,
