@@ -1,6 +1,6 @@
 # What people and CI run. Every target sets up what it needs in .venv by itself.
 .DEFAULT_GOAL := help
-.PHONY: help demo test sanitize bench lint wheel clean
+.PHONY: help demo test test-large sanitize bench figures lint wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,6 +19,9 @@ demo: $(BUILT)  ## find nodules: in a phantom, or with CT=path in any chest CT
 test: $(BUILT)  ## the test suite
 	$(RUN) -m pytest -q
 
+test-large: $(BUILT)  ## over 2^31 elements: 20 GiB of memory, several minutes
+	$(RUN) -m pytest -q -m large tests/large
+
 # A build of its own, found first because the tests run from its folder. Python itself is not instrumented, so
 # the run-time libraries are preloaded (libstdc++ for them to see exceptions), and its leaks are not ours.
 sanitize: $(BUILT)  ## the operators' tests under the address and undefined-behaviour sanitizers (GCC)
@@ -33,6 +36,9 @@ sanitize: $(BUILT)  ## the operators' tests under the address and undefined-beha
 bench: $(BUILT)  ## operators side by side with their peers; ONLY=conv3d for some; to benchmarks/results/ops.json
 	mkdir -p benchmarks/results
 	$(RUN) -m pytest benchmarks/ops.py -k "$(ONLY)" --benchmark-quiet --benchmark-json=benchmarks/results/ops.json
+
+figures: $(BUILT)  ## measures the tables of docs/ anew, a quarter of an hour on a machine that does nothing else
+	$(RUN) benchmarks/figures.py
 
 lint: $(BUILT)  ## ruff, mypy, clang-format
 	$(VENV)/bin/ruff check .

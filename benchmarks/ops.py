@@ -681,8 +681,10 @@ def interleaved_clock() -> float:
     return _clock
 
 
-def variants(operator: str, shapes: list[Shape]) -> list[Shape]:
-    """The shapes of a file that ``operator`` runs, with those that it runs in bfloat16 too."""
+def shapes(operator: str) -> list[Shape]:
+    """What ``operator`` runs: the shapes of its file, and those that it runs in bfloat16 too."""
+    file = Path(__file__).parent / "shapes" / f"{SHAPES.get(operator, operator)}.toml"
+    shapes: list[Shape] = tomllib.loads(file.read_text(encoding="utf-8"))["shape"]
     if operator == "conv3d_backward":
         return [
             shape | {"group": f"{shape['group']}, both gradients"}
@@ -691,7 +693,7 @@ def variants(operator: str, shapes: list[Shape]) -> list[Shape]:
         ]
     half = [
         shape
-        | {"name": f"{shape['name']}, bf16", "dtype": "bfloat16", "group": f"{shape.get('group')}, bfloat16"}
+        | {"name": f"{shape['name']}, bf16", "dtype": "bfloat16", "group": f"{shape['group']}, bfloat16"}
         for shape in shapes
         if "bfloat16" in shape.get("also", [])
     ]
@@ -699,12 +701,10 @@ def variants(operator: str, shapes: list[Shape]) -> list[Shape]:
 
 
 def cases() -> list[Any]:
-    folder = Path(__file__).parent / "shapes"
     result = []
     for operator in OPERATORS:
         name = operator.__name__
-        file = folder / f"{SHAPES.get(name, name)}.toml"
-        for shape in variants(name, tomllib.loads(file.read_text(encoding="utf-8"))["shape"]):
+        for shape in shapes(name):
             for implementation in IMPLEMENTATIONS[name]:
                 marks = [pytest.mark.quick] if shape.get("quick") else []
                 values = (operator, shape, implementation)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +50,16 @@ def test_layers_are_summed_up_by_group() -> None:
     output = run("-k", "conv3d and 9x8x7")
     rows = [line.split(" | ")[:2] for line in output.splitlines() if line.startswith("| 3x3x3")]
     assert rows == [["| 3x3x3", "1"], ["| 3x3x3, bfloat16", "1"], ["| 3x3x3, both gradients", "1"]]
+
+
+def test_measured_tables_of_the_documentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    figures = importlib.import_module("figures")
+    printed = "print('collected'); print('| a |'); print('.....'); print(); print('| b |')"
+    assert figures.tables(f'-c "{printed}"') == "| a |\n\n| b |"
+    pages = [page.read_text() for page in (ROOT / "docs").glob("*.md")]
+    commands = [block[2] for page in pages for block in figures.BLOCK.finditer(page)]
+    assert commands
+    for command in commands:
+        (script,) = re.findall(r"benchmarks/\S+\.py", command)
+        assert (ROOT / script).is_file()
