@@ -19,7 +19,7 @@ demo: $(BUILT)  ## find nodules: in a phantom, or with CT=path in any chest CT
 test: $(BUILT)  ## the test suite
 	$(RUN) -m pytest -q
 
-test-large: $(BUILT)  ## over 2^31 elements: 20 GiB of memory, several minutes
+test-large: $(BUILT)  ## over 2^31 elements: 20 GiB of memory, a quarter of an hour
 	$(RUN) -m pytest -q -m large tests/large
 
 # A build of its own, found first because the tests run from its folder. Python itself is not instrumented, so

@@ -1,0 +1,176 @@
+"""Volumes of more than 2^31 elements: `make test-large`, 20 GiB of memory and a quarter of an hour.
+
+Results are compared with a small direct computation in float64: the corners, both sides of element 2^31, what
+lies beyond it, and random voxels, at all channels; the gradient of the weight for two pairs of channels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from volnet import isa, memory, ops
+
+pytestmark = pytest.mark.large
+
+LAYOUTS = {"plain": torch.contiguous_format, "channels_last": torch.channels_last_3d}
+LEVELS = [level for level in ("avx512", "amx") if level in isa.available()] or [isa.available()[-1]]
+SPACE = (400, 400, 344)
+WIDE = 40  # channels: 2.2e9 elements
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def _memory() -> Iterator[None]:
+    yield
+    memory.trim()
+
+
+def need(gib: float) -> None:
+    text = Path("/proc/meminfo").read_text()
+    available = int(text.split("MemAvailable:")[1].split()[0]) * 1024
+    if available < gib * GIB:
+        pytest.skip(f"needs {gib} GiB of memory, {available / GIB:.1f} GiB are free")
+
+
+def volume(channels: int, layout: str, space: tuple[int, ...] = SPACE, seed: int = 0) -> Tensor:
+    """``[1, channels, *space]`` bfloat16. A random block over and over: of prime length, so that what lies
+    2^31 or 2^32 elements before is another value."""
+    t = torch.empty(1, channels, *space, dtype=torch.bfloat16, memory_format=LAYOUTS[layout])
+    flat = t.flatten() if layout == "plain" else t.permute(0, 2, 3, 4, 1).flatten()
+    block = torch.randn(1_000_003, generator=torch.Generator().manual_seed(seed)).bfloat16()
+    for part in flat.split(len(block)):
+        part.copy_(block[: len(part)])
+    return t
+
+
+def voxels(space: tuple[int, ...], channels: int) -> list[tuple[int, ...]]:
+    """Where to look. In channels-last order voxel 2^31 / channels is the first beyond 2^31 elements; in plain
+    order the last channel of any voxel is."""
+    generator = torch.Generator().manual_seed(1)
+    corners = list(itertools.product(*[(0, n - 1) for n in space]))
+    count = math.prod(space)
+    crossing = min(2**31 // channels, count - 2)
+    some = [crossing - 1, crossing, crossing + 1]
+    some += torch.randint(crossing, count, (24,), generator=generator).tolist()
+    some += torch.randint(0, count, (24,), generator=generator).tolist()
+    return corners + [tuple(map(int, torch.unravel_index(torch.tensor(v), space))) for v in some]
+
+
+def patch(t: Tensor, first: list[int], size: tuple[int, ...]) -> Tensor:
+    """``[C, *size]`` of ``t`` in float64, zeros outside."""
+    ends = [(max(f, 0), min(f + n, m)) for f, n, m in zip(first, size, t.shape[2:], strict=True)]
+    part = t[(0, slice(None), *(slice(a, b) for a, b in ends))].double()
+    borders = [(a - f, f + n - b) for (a, b), f, n in zip(ends, first, size, strict=True)]
+    return F.pad(part, [side for border in reversed(borders) for side in border])
+
+
+def assert_near(actual: Tensor, expected: Tensor, error: float = 1e-2) -> None:
+    """In relative L2, for what was rounded to bfloat16 once (2^-9 at most) and summed in another order."""
+    assert actual.shape == expected.shape
+    assert float((actual.double() - expected).norm()) <= error * float(expected.norm())
+
+
+@dataclass(frozen=True)
+class Geometry:
+    channels: int
+    filters: int
+    kernel: int = 3
+    stride: int = 1
+    groups: int = 1
+
+    @property
+    def padding(self) -> int:
+        return self.kernel // 2
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        return tuple((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in SPACE)
+
+    @property
+    def arguments(self) -> dict[str, int]:
+        return {"stride": self.stride, "padding": self.padding, "groups": self.groups}
+
+    def weight(self) -> Tensor:
+        shape = (self.filters, self.channels // self.groups, *[self.kernel] * 3)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(2)).bfloat16()
+
+
+GEOMETRIES = {
+    "input": Geometry(WIDE, 4),
+    "output": Geometry(4, WIDE),
+    "stride 2": Geometry(WIDE, 4, stride=2),
+    "1x1x1": Geometry(WIDE, 4, kernel=1),
+    "depthwise": Geometry(WIDE, WIDE, groups=WIDE),
+}
+
+
+def check_forward(at: Geometry, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor) -> None:
+    by_group = weight.double().reshape(at.groups, -1, *weight.shape[1:])
+    for voxel in voxels(at.space, at.filters):
+        window = patch(x, [v * at.stride - at.padding for v in voxel], (at.kernel,) * 3)
+        taps = window.reshape(at.groups, -1, *window.shape[1:])
+        expected = torch.einsum("gcijk,gocijk->go", taps, by_group).flatten() + bias.double()
+        assert_near(y[(0, slice(None), *voxel)], expected)
+
+
+def check_input_gradient(at: Geometry, weight: Tensor, dy: Tensor, dx: Tensor) -> None:
+    by_group = weight.double().reshape(at.groups, -1, *weight.shape[1:])
+    for voxel in voxels(SPACE, at.channels):
+        expected = torch.zeros(at.groups, at.channels // at.groups, dtype=torch.float64)
+        for tap in itertools.product(range(at.kernel), repeat=3):
+            steps = [divmod(v + at.padding - t, at.stride) for v, t in zip(voxel, tap, strict=True)]
+            if all(rest == 0 and 0 <= o < n for (o, rest), n in zip(steps, at.space, strict=True)):
+                outputs = dy[(0, slice(None), *(o for o, _ in steps))].double().reshape(at.groups, -1)
+                expected += torch.einsum("go,goc->gc", outputs, by_group[(..., *tap)])
+        assert_near(dx[(0, slice(None), *voxel)], expected.flatten())
+
+
+def check_weight_gradient(at: Geometry, x: Tensor, dy: Tensor, dw: Tensor, db: Tensor) -> None:
+    reach = at.stride * (torch.tensor(at.space) - 1) + 1
+    for k, c in ((0, 0), (at.filters - 1, at.channels // at.groups - 1)):
+        channel = k // (at.filters // at.groups) * (at.channels // at.groups) + c
+        padded, outputs = F.pad(x[0, channel], [at.padding] * 6).double(), dy[0, k].double()
+        expected = torch.empty([at.kernel] * 3, dtype=torch.float64)
+        for tap in itertools.product(range(at.kernel), repeat=3):
+            cut = tuple(slice(t, t + n, at.stride) for t, n in zip(tap, reach.tolist(), strict=True))
+            expected[tap] = (padded[cut] * outputs).sum()
+        assert_near(dw[k, c], expected)
+        assert_near(db[k], outputs.sum())
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_conv3d(name: str, layout: str, level: str) -> None:
+    at = GEOMETRIES[name]
+    both_wide = at.channels == at.filters
+    need(20)
+    x, weight = volume(at.channels, layout), at.weight()
+    bias = torch.randn(at.filters).bfloat16()
+    with isa.limit(level):
+        # A gradient is computed of all that ask for one: first of the volume alone.
+        y = ops.conv3d(x.requires_grad_(), weight, bias, **at.arguments)
+        assert max(x.numel(), y.numel()) > 2**31
+        with torch.no_grad():
+            check_forward(at, x, weight, bias, y)
+        dy = y.detach() if both_wide else volume(at.filters, layout, at.space, seed=3)
+        (dx,) = torch.autograd.grad(y, x, dy)
+        check_input_gradient(at, weight, dy, dx)
+        x = x.detach()
+        del y, dx
+        memory.trim()
+        # The gradient of a bfloat16 weight is summed from float32 copies: twice the memory, in plain order
+        # four times, and 24 GiB hold no more.
+        if layout == "channels_last" and not both_wide:
+            y = ops.conv3d(x, weight.requires_grad_(), bias.requires_grad_(), **at.arguments)
+            dw, db = torch.autograd.grad(y, (weight, bias), dy)
+            check_weight_gradient(at, x, dy, dw, db)
