@@ -227,6 +227,12 @@ def test_high_precision_keeps_its_promise(kind: str, channels: int, filters: int
         ({"residual": torch.zeros(1, 8, 3, 4, 6)}, RuntimeError, "(1, 8, 3, 4, 6)"),
         ({"residual": torch.zeros(1, 8, 3, 4, 5).double()}, RuntimeError, "float64"),
         ({"residual": 1.0}, TypeError, "float"),
+        ({"input_activation": "prelu"}, ValueError, "'prelu'"),
+        ({"input_scale": torch.ones(1, 3)}, RuntimeError, "[1, 4]"),
+        ({"input_shift": torch.ones(1, 4).bfloat16()}, RuntimeError, "bfloat16"),
+        ({"skip": torch.zeros(1, 4, 5, 6, 8)}, RuntimeError, "(1, 4, 5, 6, 8)"),
+        ({"skip": X}, RuntimeError, "have 8 channels"),
+        ({"skip_activation": "relu"}, ValueError, "need a skip"),
     ],
 )
 def test_wrong_fused_arguments(arguments: dict, error: type[Exception], words: str) -> None:
@@ -320,16 +326,24 @@ def test_fused_operator_by_itself(activation: str) -> None:
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
     slopes = leaf(4) if activation == "prelu" else None
-    tensors = (leaf(1, 2, 3, 4, 3), leaf(4, 2, 2, 2, 2), leaf(4))
+    tensors = (leaf(4, 2, 2, 2, 2), leaf(4))
     geometry = ([1] * 3, [0] * 6, [1] * 3, 1, activation, 0.1)
-    arguments = (*tensors, *geometry, slopes, leaf(1, 4, 2, 3, 2), True)
-    torch.library.opcheck(torch.ops.volnet.conv3d_fused.default, arguments)
+    residual, skip = leaf(1, 4, 2, 3, 2), leaf(1, 1, 3, 4, 3)
+    affine = [leaf(1, 1) for _ in range(4)]
+    before_activation = "none" if activation == "prelu" else activation
+
+    def arguments(statistics: bool, *tensors: torch.Tensor) -> tuple:
+        x, w, b, r, skip, scale, shift, skip_scale, skip_shift = tensors
+        before = (scale, shift, before_activation, skip, skip_scale, skip_shift, "relu", 0.1)
+        return (x, w, b, *geometry, slopes, r, statistics, *before)
 
     def call(*tensors: torch.Tensor) -> torch.Tensor:
-        return torch.ops.volnet.conv3d_fused(*tensors[:3], *geometry, slopes, tensors[3], False)[0]
+        return torch.ops.volnet.conv3d_fused(*arguments(False, *tensors))[0]
 
-    assert torch.autograd.gradcheck(call, (*tensors, arguments[-2]), fast_mode=True)
-    assert torch.autograd.gradgradcheck(call, (*tensors, arguments[-2]), fast_mode=True)
+    leaves = (leaf(1, 1, 3, 4, 3), *tensors, residual, skip, *affine)
+    torch.library.opcheck(torch.ops.volnet.conv3d_fused.default, arguments(True, *leaves))
+    assert torch.autograd.gradcheck(call, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(call, leaves, fast_mode=True)
 
 
 def test_fused_call_of_an_unbatched_volume_and_under_autocast() -> None:
@@ -345,3 +359,23 @@ def test_fused_call_of_an_unbatched_volume_and_under_autocast() -> None:
         y = ops.conv3d(x, w, activation="prelu", prelu_weight=slope, residual=r)
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("activation", "groups", "copies"),
+    [("relu", 1, 0), ("leaky_relu", 2, 0), ("silu", 1, 1), ("relu", 16, 1)],
+)
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_inputs_are_copied_only_where_said(activation: str, groups: int, copies: int, precision: str) -> None:
+    """An exponential is computed once, and depthwise kernels read their input where it lies."""
+    x, skip = torch.randn(1, 8, 8, 8, 8), torch.randn(1, 8, 8, 8, 8)
+    w = torch.randn(16, 16 // groups, 3, 3, 3)
+    set_precision(precision)
+    try:
+        before = {name: calls for name, _, calls in isa.kernels()}
+        with isa.limit("avx512"):
+            ops.conv3d(x, w, groups=groups, skip=skip, input_activation=activation)
+    finally:
+        set_precision("high")
+    copied = sum(c - before[name] for name, _, c in isa.kernels() if "apply_inputs" in name)
+    assert copied == copies

@@ -10,6 +10,7 @@
 #include "kernels/conv3d/winograd.h"
 #include "ops/conv3d.h"
 #include "ops/epilogue.h"
+#include "ops/input.h"
 #include "ops/tensors.h"
 
 namespace volnet {
@@ -60,6 +61,20 @@ void run_pieces(const conv3d::DirectKernel& kernel, Convolution call) {
   statistics.merge();
 }
 
+// Where the input needs something done to it: writes it so, and has the call read that.
+template <class S>
+void apply_inputs(Convolution& call, std::optional<memory::Scratch>& applied) {
+  if (!call.loads_inputs) return;
+  const conv3d::AppliedInputs rows{
+      call.inputs, call.batch, {call.axes[0].input, call.axes[1].input, call.axes[2].input}};
+  applied.emplace(rows.pieces() * rows.size[2] * rows.channels() * static_cast<int64_t>(sizeof(S)),
+                  "conv3d input");
+  const auto kernel = Tables<S>::apply_inputs().best();
+  for_each_piece(rows.pieces(), [&](int64_t piece, int64_t) { kernel(rows, piece, applied->as<void>()); });
+  call.x = applied->as<void>();
+  call.loads_inputs = false;
+}
+
 // Runs the call by Winograd where that is less work and the precision allows it.
 template <class S>
 bool winograd(const Convolution& call, const Weights& weight, const conv3d::WeightStrides& strides) {
@@ -99,6 +114,15 @@ bool winograd(const Convolution& call, const Weights& weight, const conv3d::Weig
 template <class S>
 void convolve(Convolution call, const Weights& weight, const conv3d::WeightStrides& strides) {
   const bool depthwise = is_depthwise(call);
+  // An exponential is computed once for each value, not once for each tap that reads it.
+  const auto exponential = [](const conv3d::Input& input) {
+    return input.activation != conv3d::Activation::none && input.activation != conv3d::Activation::relu &&
+           input.activation != conv3d::Activation::prelu;
+  };
+  std::optional<memory::Scratch> applied;
+  if (depthwise || std::any_of(call.inputs.begin(), call.inputs.end(), exponential)) {
+    apply_inputs<S>(call, applied);
+  }
   if constexpr (!std::is_same_v<S, double>) {
     if (!depthwise && winograd<S>(call, weight, strides)) return;
   }
@@ -168,11 +192,11 @@ std::array<Tensor, 3> onednn_backward(const Tensor& grad, const Tensor& x, const
 
 template <class S>
 Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Arguments& a,
-               const conv3d::Epilogue& epilogue) {
+               const conv3d::Epilogue& epilogue, const conv3d::Inputs* inputs) {
   using A = compute_t<S>;
   const Layout5 layout = result_layout(x, weight);
   const auto output = a.output_size();
-  const Tensor dense = to_layout(x, Layout5::channels_last, "conv3d");
+  const Tensor dense = inputs == nullptr ? to_layout(x, Layout5::channels_last, "conv3d") : x;
   const Ints size = {x.size(0), weight.size(0), output[0], output[1], output[2]};
   Tensor y = empty_volume<S>(size, written_layout(size, layout), "conv3d");
   if (y.numel() == 0) return layout == Layout5::plain ? to_layout(y, layout, "conv3d") : y;
@@ -180,6 +204,10 @@ Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor
   Convolution call;
   call.epilogue = epilogue;
   call.x = dense.const_data_ptr();
+  if (inputs != nullptr) {
+    call.loads_inputs = true;
+    call.inputs = *inputs;
+  }
   call.y = y.mutable_data_ptr();
   call.batch = x.size(0);
   call.groups = a.groups;
@@ -295,40 +323,58 @@ auto by_dtype(const Tensor& x, const F& f) {
   return f(bfloat16{});
 }
 
-Arguments checked(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                  const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
-  const Arguments a = parse(sizes_of(x), sizes_of(weight), stride, padding, dilation, groups);
-  VOLNET_CHECK(x.scalar_type() == weight.scalar_type() &&
-                   (!bias || (bias->scalar_type() == x.scalar_type() && bias->numel() == weight.size(0))),
+Arguments checked(const Ints& input_size, ScalarType dtype, const Tensor& weight,
+                  const std::optional<Tensor>& bias, const Ints& stride, const Ints& padding,
+                  const Ints& dilation, int64_t groups) {
+  const Arguments a = parse(input_size, sizes_of(weight), stride, padding, dilation, groups);
+  VOLNET_CHECK(dtype == weight.scalar_type() &&
+                   (!bias || (bias->scalar_type() == dtype && bias->numel() == weight.size(0))),
                "conv3d: weight and bias must have the dtype of the input, and bias one value a filter");
   return a;
 }
 
 Tensor conv3d_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                       const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
-  const Arguments a = checked(x, weight, bias, stride, padding, dilation, groups);
+  const Arguments a = checked(sizes_of(x), x.scalar_type(), weight, bias, stride, padding, dilation, groups);
   if (x.scalar_type() == ScalarType::BFloat16 && x.numel() > 0 && goes_to_onednn(a, weight.size(1))) {
     return onednn_forward(x, weight, bias, a);
   }
-  return by_dtype(x, [&](auto type) { return forward<decltype(type)>(x, weight, bias, a, {}); });
+  return by_dtype(x, [&](auto type) { return forward<decltype(type)>(x, weight, bias, a, {}, nullptr); });
 }
 
 // y, and its mean and variance where they are asked for. oneDNN has no part in this: it would round bfloat16
 // before the epilogue.
-std::tuple<Tensor, Tensor, Tensor> conv3d_fused(const Tensor& x, const Tensor& weight,
-                                                const std::optional<Tensor>& bias, const Ints& stride,
-                                                const Ints& padding, const Ints& dilation, int64_t groups,
-                                                const std::string& activation, double negative_slope,
-                                                const std::optional<Tensor>& prelu_weight,
-                                                const std::optional<Tensor>& residual, bool statistics) {
-  const Arguments a = checked(x, weight, bias, stride, padding, dilation, groups);
+std::tuple<Tensor, Tensor, Tensor> conv3d_fused(
+    const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Ints& stride,
+    const Ints& padding, const Ints& dilation, int64_t groups, const std::string& activation,
+    double negative_slope, const std::optional<Tensor>& prelu_weight, const std::optional<Tensor>& residual,
+    bool statistics, const std::optional<Tensor>& input_scale, const std::optional<Tensor>& input_shift,
+    const std::string& input_activation, const std::optional<Tensor>& skip,
+    const std::optional<Tensor>& skip_scale, const std::optional<Tensor>& skip_shift,
+    const std::string& skip_activation, double input_negative_slope) {
+  Ints input_size = sizes_of(x);
+  std::vector<InputArguments> inputs = {{x, input_scale, input_shift, input_activation}};
+  if (skip) {
+    const Ints skip_size = sizes_of(*skip);
+    VOLNET_CHECK(input_size.size() == 5 && skip_size.size() == 5 && input_size[0] == skip_size[0] &&
+                     std::equal(input_size.begin() + 2, input_size.end(), skip_size.begin() + 2) &&
+                     x.scalar_type() == skip->scalar_type(),
+                 "conv3d: skip must be like the input, up to its channels; got ", shape_text(skip_size));
+    input_size[1] += skip_size[1];
+    inputs.push_back({*skip, skip_scale, skip_shift, skip_activation});
+  }
+  const Arguments a = checked(input_size, x.scalar_type(), weight, bias, stride, padding, dilation, groups);
   const auto output = a.output_size();
   const Ints size = {x.size(0), weight.size(0), output[0], output[1], output[2]};
   const EpilogueArguments arguments{activation, negative_slope, prelu_weight, residual, statistics};
+  const bool plain = !skip && !input_scale && !input_shift && input_activation == "none";
   return by_dtype(x, [&](auto type) -> std::tuple<Tensor, Tensor, Tensor> {
     using S = decltype(type);
-    const PreparedEpilogue<S> prepared(arguments, size, "conv3d");
-    return {forward<S>(x, weight, bias, a, prepared.epilogue), prepared.mean, prepared.variance};
+    const PreparedEpilogue<S> epilogue(arguments, size, "conv3d");
+    std::optional<PreparedInputs<S>> prepared;
+    if (!plain) prepared.emplace(inputs, input_negative_slope, "conv3d");
+    return {forward<S>(x, weight, bias, a, epilogue.epilogue, plain ? nullptr : &prepared->inputs),
+            epilogue.mean, epilogue.variance};
   });
 }
 
@@ -374,7 +420,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(volnet, m) {
   m.def(
       "conv3d_fused(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, "
       "int groups, str activation, float negative_slope, Tensor? prelu_weight, Tensor? residual, "
-      "bool statistics) -> (Tensor, Tensor, Tensor)");
+      "bool statistics, Tensor? input_scale, Tensor? input_shift, str input_activation, Tensor? skip, "
+      "Tensor? skip_scale, Tensor? skip_shift, str skip_activation, float input_negative_slope) "
+      "-> (Tensor, Tensor, Tensor)");
   m.def(
       "_conv3d_backward_input(Tensor grad, Tensor weight, int[] input_size, int[] stride, int[] padding, "
       "int[] dilation, int groups, bool channels_last) -> Tensor");

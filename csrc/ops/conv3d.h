@@ -17,16 +17,19 @@ template <>
 struct Tables<float> {
   static const auto& direct() { return conv3d::direct_f32; }
   static const auto& depthwise() { return conv3d::depthwise_f32; }
+  static const auto& apply_inputs() { return conv3d::apply_inputs_f32; }
 };
 template <>
 struct Tables<bfloat16> {
   static const auto& direct() { return conv3d::direct_bf16; }
   static const auto& depthwise() { return conv3d::depthwise_bf16; }
+  static const auto& apply_inputs() { return conv3d::apply_inputs_bf16; }
 };
 template <>
 struct Tables<double> {
   static const auto& direct() { return conv3d::direct_f64; }
   static const auto& depthwise() { return conv3d::depthwise_f64; }
+  static const auto& apply_inputs() { return conv3d::apply_inputs_f64; }
 };
 
 // What the packing of a call's weights depends on, whatever the kernel: sizes, strides, and which tap is

@@ -161,6 +161,96 @@ def fused_winograd_samples():
     ]
 
 
+def loading_sample(name, x, skip, w, before="relu", before_skip=None, **arguments):
+    """x and skip: shapes of the inputs. All but the skip come with scale and shift."""
+    tensors = (
+        randn(*x),
+        randn(w[0], x[1] + skip[1], *w[1:], seed=1),
+        randn(w[0], seed=2),
+        randn(*skip, seed=3),
+    )
+    affine = (randn(*x[:2], seed=4), randn(1, x[1], seed=5))
+    return Sample(
+        name, (*tensors, *affine), {"input_activation": before, "skip_activation": before_skip, **arguments}
+    )
+
+
+def loading(x, w, bias, skip, scale, shift, **arguments):
+    """Scale and shift belong to a volume in float32 also where that is in bfloat16."""
+    if x.dtype == torch.bfloat16:
+        scale, shift = scale.float(), shift.float()
+    return ops.conv3d(x, w, bias, skip=skip, input_scale=scale, input_shift=shift, **arguments)
+
+
+def loading_reference(
+    x,
+    w,
+    bias,
+    skip,
+    scale,
+    shift,
+    *,
+    input_activation,
+    skip_activation,
+    input_negative_slope=0.01,
+    **arguments,
+):
+    def activated(z, name):
+        slope = {"negative_slope": input_negative_slope} if name == "leaky_relu" else {}
+        return z if name is None else getattr(F, name)(z, **slope)
+
+    z = activated(x * scale[..., None, None, None] + shift[..., None, None, None], input_activation)
+    return reference(torch.cat([z, activated(skip, skip_activation)], 1), w, bias, **arguments)
+
+
+def loading_samples():
+    return [
+        loading_sample("shift_and_padding", (2, 3, 4, 5, 6), (2, 2, 4, 5, 6), (4, 3, 3, 3), padding=1),
+        loading_sample("no_skip", (2, 5, 4, 5, 6), (2, 0, 4, 5, 6), (17, 3, 3, 3), padding=2),
+        loading_sample(
+            "first_layer", (1, 1, 4, 5, 17), (1, 2, 4, 5, 17), (16, 3, 3, 3), "leaky_relu", padding=1
+        ),
+        loading_sample(
+            "stride",
+            (1, 15, 5, 6, 7),
+            (1, 18, 5, 6, 7),
+            (3, 3, 3, 3),
+            "leaky_relu",
+            "relu",
+            stride=2,
+            input_negative_slope=-0.5,
+        ),
+        loading_sample("pointwise", (2, 4, 3, 4, 5), (2, 5, 3, 4, 5), (6, 1, 1, 1), "silu", "gelu"),
+        loading_sample("affine_alone", (1, 2, 4, 5, 6), (1, 2, 4, 5, 6), (3, 2, 2, 2), None),
+        loading_sample("no_images", (0, 2, 4, 5, 6), (0, 2, 4, 5, 6), (3, 2, 2, 2)),
+    ]
+
+
+def loading_groups(x, w, bias, skip, scale, shift, *, groups, **arguments):
+    return loading(x, w[:, : w.shape[1] // groups], bias, skip, scale, shift, groups=groups, **arguments)
+
+
+def loading_groups_reference(x, w, bias, skip, scale, shift, *, groups, **arguments):
+    w = w[:, : w.shape[1] // groups]
+    return loading_reference(x, w, bias, skip, scale, shift, groups=groups, **arguments)
+
+
+def loading_groups_samples():
+    """The inputs meet inside a group."""
+    return [
+        loading_sample("groups", (2, 7, 4, 5, 6), (2, 5, 4, 5, 6), (9, 3, 3, 3), groups=3, padding=1),
+        loading_sample("depthwise", (2, 7, 4, 5, 6), (2, 5, 4, 5, 6), (12, 3, 3, 3), groups=12, padding=1),
+    ]
+
+
+def loading_winograd_samples():
+    return [
+        loading_sample("c20_c13", (2, 20, 9, 10, 11), (2, 13, 9, 10, 11), (33, 3, 3, 3), padding=1),
+        loading_sample("no_skip", (1, 32, 5, 9, 13), (1, 0, 5, 9, 13), (32, 1, 3, 3), padding=(0, 1, 1)),
+        loading_sample("gelu", (1, 16, 8, 8, 8), (1, 16, 8, 8, 8), (32, 3, 3, 3), "gelu", "relu"),
+    ]
+
+
 CASES = [
     Case(
         name="conv3d",
@@ -218,6 +308,41 @@ CASES = [
         precision="highest",
         tolerance=64,
         differentiable=(0, 1, 2, 3, 4),
+        volumes=(0, 3),
+    ),
+    Case(
+        name="conv3d_loading",
+        kernels="conv3d_f32_direct",
+        function=loading,
+        reference=loading_reference,
+        samples=loading_samples,
+        precision="highest",
+        tolerance=32,
+        gradient_tolerance=64,
+        differentiable=(0, 1, 2, 3, 4, 5),
+        volumes=(0, 3),
+    ),
+    Case(
+        name="conv3d_loading_groups",
+        kernels="conv3d_f32_direct",
+        function=loading_groups,
+        reference=loading_groups_reference,
+        samples=loading_groups_samples,
+        precision="highest",
+        tolerance=32,
+        gradient_tolerance=64,
+        differentiable=(0, 1, 2, 3, 4, 5),
+        volumes=(0, 3),
+    ),
+    Case(
+        name="conv3d_loading_winograd",
+        kernels="conv3d_f32_winograd",
+        function=loading,
+        reference=loading_reference,
+        samples=loading_winograd_samples,
+        tolerance=840,
+        dtypes=(torch.float32,),
+        differentiable=(0, 1, 2, 3, 4, 5),
         volumes=(0, 3),
     ),
 ]

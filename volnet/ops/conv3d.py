@@ -21,6 +21,13 @@ from volnet.ops._epilogue import (
     statistics_gradient,
     trains,
 )
+from volnet.ops._inputs import (
+    check_affine,
+    check_input_activation,
+    check_skip,
+    transform,
+    transform_gradient,
+)
 
 __all__ = ["conv3d", "conv3d_with_statistics"]
 
@@ -38,11 +45,21 @@ def conv3d(
     negative_slope: float = 0.01,
     prelu_weight: Tensor | None = None,
     residual: Tensor | None = None,
+    input_scale: Tensor | None = None,
+    input_shift: Tensor | None = None,
+    input_activation: str | None = None,
+    skip: Tensor | None = None,
+    skip_scale: Tensor | None = None,
+    skip_shift: Tensor | None = None,
+    skip_activation: str | None = None,
+    input_negative_slope: float = 0.01,
 ) -> Tensor:
-    """Convolves a volume, as :func:`torch.nn.functional.conv3d` does, and what often follows at once.
+    """Convolves a volume, as :func:`torch.nn.functional.conv3d` does, with what often comes before and
+    after it.
 
     ``y[n, k, o] = activation(bias[k] + residual[n, k, o] + sum over c and t of weight[k, c, t] *
-    input[n, c, o * stride - padding + t * dilation])``
+    x[n, c, o * stride - padding + t * dilation])``, where ``x = input_activation(input * input_scale +
+    input_shift)``, the same of ``skip`` concatenated to it, and both padded with zeros.
 
     Args:
         input: [N, C, D, H, W] or [C, D, H, W]; float32, bfloat16 or float64.
@@ -59,6 +76,13 @@ def conv3d(
         negative_slope: of ``"leaky_relu"``.
         prelu_weight: [1] or [K], of the dtype of ``input``, for ``"prelu"``.
         residual: like the result, added before the activation.
+        input_scale, input_shift: [N, C], or [1, C] for all images, of float32 (float64 where ``input`` is):
+            the norm of the layer before, applied while its result is loaded.
+        input_activation: the activation of the layer before, one of those above but ``"prelu"``.
+        skip: a second input [N, C2, D, H, W] of the dtype of ``input``, read as if it were concatenated to
+            ``input`` over the channels: ``weight`` is [K, (C + C2) / groups, kd, kh, kw].
+        skip_scale, skip_shift, skip_activation: of ``skip``, as those of ``input``.
+        input_negative_slope: of ``"leaky_relu"`` as activation of ``input`` or ``skip``.
 
     Returns:
         [N, K, D', H', W'], channels_last_3d where ``input`` or ``weight`` is, else plain. bfloat16 is summed
@@ -87,6 +111,14 @@ def conv3d(
         negative_slope=negative_slope,
         prelu_weight=prelu_weight,
         residual=residual,
+        input_scale=input_scale,
+        input_shift=input_shift,
+        input_activation=input_activation,
+        skip=skip,
+        skip_scale=skip_scale,
+        skip_shift=skip_shift,
+        skip_activation=skip_activation,
+        input_negative_slope=input_negative_slope,
     )[0]
 
 
@@ -136,6 +168,14 @@ def _convolve(
     negative_slope: float = 0.01,
     prelu_weight: Tensor | None = None,
     residual: Tensor | None = None,
+    input_scale: Tensor | None = None,
+    input_shift: Tensor | None = None,
+    input_activation: str | None = None,
+    skip: Tensor | None = None,
+    skip_scale: Tensor | None = None,
+    skip_shift: Tensor | None = None,
+    skip_activation: str | None = None,
+    input_negative_slope: float = 0.01,
 ) -> tuple[Tensor, ...]:
     """y, and with ``statistics`` its mean and its variance."""
     if torch.is_autocast_enabled("cpu"):
@@ -143,7 +183,13 @@ def _convolve(
         bias = None if bias is None else _autocast(bias)
         prelu_weight = None if prelu_weight is None else _autocast(prelu_weight)
         residual = None if residual is None else _autocast(residual)
+        skip = None if skip is None else _autocast(skip)
     volume, unbatched = batched("conv3d", "input", input)
+    inputs = volume.shape[1]
+    if skip is not None:
+        check_skip("conv3d", skip, input)
+        skip = skip.unsqueeze(0) if unbatched else skip
+        inputs += skip.shape[1]
     check_tensor("conv3d", "weight", weight)
     if weight.dim() != 5:
         raise RuntimeError(f"conv3d: weight must be [K, C / groups, kd, kh, kw], got {tuple(weight.shape)}")
@@ -152,10 +198,11 @@ def _convolve(
     if groups < 1:
         raise RuntimeError(f"conv3d: groups must be positive, got {groups}")
     filters, channels = weight.shape[:2]
-    if volume.shape[1] != channels * groups:
+    if inputs != channels * groups:
+        both = "has" if skip is None else f"and skip of shape {tuple(skip.shape)} have"
         raise RuntimeError(
-            f"conv3d: input of shape {tuple(input.shape)} has {volume.shape[1]} channels, but weight of "
-            f"shape {tuple(weight.shape)} with groups={groups} expects {channels * groups}"
+            f"conv3d: input of shape {tuple(input.shape)} {both} {inputs} channels, but weight of shape "
+            f"{tuple(weight.shape)} with groups={groups} expects {channels * groups}"
         )
     if filters % groups != 0 or filters == 0:
         raise RuntimeError(f"conv3d: {filters} filters cannot be divided into groups={groups}")
@@ -188,18 +235,49 @@ def _convolve(
         check_residual("conv3d", residual, shape[1:] if unbatched else shape, input.dtype)
         residual = residual.unsqueeze(0) if unbatched else residual
 
+    input_slope = check_slope("conv3d", "input_negative_slope", input_negative_slope)
+    before_input = (
+        check_affine("conv3d", "input_scale", input_scale, volume),
+        check_affine("conv3d", "input_shift", input_shift, volume),
+        check_input_activation("conv3d", "input_activation", input_activation),
+    )
+    if skip is None and (skip_scale, skip_shift, skip_activation) != (None, None, None):
+        raise ValueError("conv3d: skip_scale, skip_shift and skip_activation need a skip")
+    before_skip: tuple[Tensor | None, Tensor | None, str] = (None, None, "none")
+    if skip is not None:
+        before_skip = (
+            check_affine("conv3d", "skip_scale", skip_scale, skip),
+            check_affine("conv3d", "skip_shift", skip_shift, skip),
+            check_input_activation("conv3d", "skip_activation", skip_activation),
+        )
+    before = (*before_input, skip, *before_skip, input_slope)
+
     results: tuple[Tensor, ...]
-    if act == "none" and residual is None and not statistics:
+    nothing_before = input_scale is None and input_shift is None and input_activation is None and skip is None
+    if nothing_before and act == "none" and residual is None and not statistics:
         results = (torch.ops.volnet.conv3d(volume, weight, bias, *geometry),)
     else:
         # Where a gradient needs what goes into the activation, that is kept rather than computed twice.
         apart = (
             not statistics
             and not from_result(act, slope)
-            and trains(input, weight, bias, prelu_weight, residual)
+            and trains(
+                input,
+                weight,
+                bias,
+                prelu_weight,
+                residual,
+                input_scale,
+                input_shift,
+                skip,
+                skip_scale,
+                skip_shift,
+            )
         )
-        fused = ("none", 0.0, None) if apart else (act, slope, prelu_weight)
-        results = torch.ops.volnet.conv3d_fused(volume, weight, bias, *geometry, *fused, residual, statistics)
+        after = ("none", 0.0, None) if apart else (act, slope, prelu_weight)
+        results = torch.ops.volnet.conv3d_fused(
+            volume, weight, bias, *geometry, *after, residual, statistics, *before
+        )
         if apart:
             results = (activate(results[0], act, slope, prelu_weight),)
     return tuple(result.squeeze(0) for result in results) if unbatched else results
@@ -278,6 +356,14 @@ def _(
     prelu_weight: Tensor | None,
     residual: Tensor | None,
     statistics: bool,
+    input_scale: Tensor | None,
+    input_shift: Tensor | None,
+    input_activation: str,
+    skip: Tensor | None,
+    skip_scale: Tensor | None,
+    skip_shift: Tensor | None,
+    skip_activation: str,
+    input_negative_slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     y = torch.ops.volnet.conv3d(input, weight, bias, stride, padding, dilation, groups)
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
@@ -325,20 +411,21 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     input, weight = ctx.saved_tensors
-    return *_gradients(ctx, grad, input, weight), None, None, None, None
+    needs_input, needs_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
+    return *_gradients(ctx, grad, input, weight, needs_input, needs_weight), None, None, None, None
 
 
 def _gradients(
-    ctx: Any, grad: Tensor, input: Tensor | None, weight: Tensor | None
+    ctx: Any, grad: Tensor, input: Tensor | None, weight: Tensor | None, needs_input: bool, needs_weight: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Of input, weight and bias, from the gradient of their sum."""
     geometry = (ctx.stride, ctx.padding, ctx.dilation, ctx.groups)
     grad_input = grad_weight = grad_bias = None
-    if ctx.needs_input_grad[0]:
+    if needs_input:
         grad_input = torch.ops.volnet._conv3d_backward_input(
             grad, weight, ctx.input_size, *geometry, ctx.channels_last
         )
-    if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+    if needs_weight:
         assert input is not None
         grad_weight, grad_bias = torch.ops.volnet._conv3d_backward_weight(
             grad, input, ctx.weight_size, *geometry
@@ -351,13 +438,15 @@ def _gradients(
 def _setup_fused_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     _setup_context(ctx, inputs[:7], output[0])
     input, weight, bias, *_ = inputs
-    ctx.activation, ctx.negative_slope, prelu_weight, residual, ctx.statistics = inputs[7:]
+    ctx.activation, ctx.negative_slope, prelu_weight, residual, ctx.statistics, *before = inputs[7:]
+    input_scale, input_shift, ctx.input_activation, *before_skip, ctx.input_slope = before
+    skip, skip_scale, skip_shift, ctx.skip_activation = before_skip
+    if skip is not None:
+        ctx.input_size[1] += skip.shape[1]
     y, mean, _ = output
     from_y = from_result(ctx.activation, ctx.negative_slope)
-    needs_input, needs_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
     ctx.save_for_backward(
-        input if needs_weight or not from_y else None,
-        weight if needs_input or not from_y else None,
+        *(input, input_scale, input_shift, skip, skip_scale, skip_shift, weight),
         *((None, None, None) if from_y else (bias, residual, prelu_weight)),
         y if (from_y and ctx.activation != "none") or ctx.statistics else None,
         mean if ctx.statistics else None,
@@ -367,29 +456,42 @@ def _setup_fused_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor
 def _backward_of_fused(
     ctx: Any, grad: Tensor, grad_mean: Tensor, grad_variance: Tensor
 ) -> tuple[Tensor | None, ...]:
-    input, weight, bias, residual, prelu_weight, y, mean = ctx.saved_tensors
+    input, input_scale, input_shift, skip, skip_scale, skip_shift, weight, *after = ctx.saved_tensors
+    bias, residual, prelu_weight, y, mean = after
+    before_input = (input_scale, input_shift, ctx.input_activation)
+    before_skip = (skip_scale, skip_shift, ctx.skip_activation)
+    slope = ctx.input_slope
     if ctx.statistics:
         grad = statistics_gradient(grad, y, mean, grad_mean, grad_variance)
     value = y
     if not from_result(ctx.activation, ctx.negative_slope):
         geometry = (ctx.stride, ctx.padding, ctx.dilation, ctx.groups)
-        value = torch.ops.volnet.conv3d_fused(
-            input, weight, bias, *geometry, "none", 0.0, None, residual, False
-        )[0]
+        before = (*before_input, skip, *before_skip, slope)
+        value, _, _ = torch.ops.volnet.conv3d_fused(
+            input, weight, bias, *geometry, "none", 0.0, None, residual, False, *before
+        )
     grad, grad_prelu = activation_gradient(grad, ctx.activation, ctx.negative_slope, prelu_weight, value)
-    grads = _gradients(ctx, grad, input, weight)
-    return (
-        *grads,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-        grad_prelu,
-        grad if ctx.needs_input_grad[10] else None,
-        None,
-    )
+
+    needs = ctx.needs_input_grad
+    needs_weight = needs[1] or needs[2]
+    whole = None
+    if needs_weight:
+        whole = transform(input, *before_input, slope)
+        if skip is not None:
+            whole = torch.cat([whole, transform(skip, *before_skip, slope)], 1)
+    needs_input = needs[0] or any(needs[12:18])
+    grad_whole, grad_weight, grad_bias = _gradients(ctx, grad, whole, weight, needs_input, needs_weight)
+
+    grads_input: tuple[Tensor | None, ...] = (None, None, None)
+    grads_skip: tuple[Tensor | None, ...] = (None, None, None)
+    if grad_whole is not None:
+        channels = input.shape[1]
+        grads_input = transform_gradient(grad_whole[:, :channels], input, *before_input, slope)
+        if skip is not None:
+            grads_skip = transform_gradient(grad_whole[:, channels:], skip, *before_skip, slope)
+    grads_after = (None, None, grad_prelu, grad if needs[10] else None, None)
+    grads_before = (*grads_input[1:], None, *grads_skip, None, None)
+    return grads_input[0], grad_weight, grad_bias, None, None, None, None, *grads_after, *grads_before
 
 
 def _setup_input_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

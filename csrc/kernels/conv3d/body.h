@@ -1,6 +1,7 @@
 // The convolution kernels of one instruction set. Included inside volnet::conv3d::VOLNET_ISA after Vec; the
 // including file defines `row_tile`, the most output voxels whose accumulators fit the registers.
 #include "kernels/conv3d/epilogue_body.h"
+#include "kernels/conv3d/input_body.h"
 
 // Accumulates R output voxels times V vectors of filters in registers over all tap rows.
 //   x of tap row i, voxel r, tap t, channel c: rows[i].x[r * step + t * tap_step + c]
@@ -126,7 +127,8 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
       const int64_t size = (width.count - w + tiles - tile_index - 1) / (tiles - tile_index);
       const int64_t first = w * width.stride + tap_first;
       const int64_t voxels = (size - 1) * width.stride + tap_last - tap_first + 1;
-      const bool in_place = std::is_same_v<S, E> && first >= 0 && first + voxels <= width.input;
+      const bool in_place =
+          std::is_same_v<S, E> && !call.loads_inputs && first >= 0 && first + voxels <= width.input;
 
       int64_t row_count = 0;
       for (int64_t a = 0; a < taps_d; ++a) {
@@ -142,7 +144,13 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
             prefetch(values + voxels * x_voxel, size * width.stride * x_voxel);  // what the next tile adds
           } else {
             E* to = gathered + row_count * segment;
-            gather_row<T>(source, width.input, x_voxel, call.channels, first, voxels, to);
+            if (call.loads_inputs) {
+              gather_inputs<T, S>(call.inputs, n, depth.input * height.input * width.input,
+                                  (i * height.input + j) * width.input, width.input, group * call.channels,
+                                  call.channels, first, voxels, to);
+            } else {
+              gather_row<T>(source, width.input, x_voxel, call.channels, first, voxels, to);
+            }
             values = to;
           }
           rows[row_count++] = {values, weights + (a * taps_h + b) * weights_row};
@@ -445,6 +453,12 @@ void direct_f32(const Convolution& call, int64_t piece, void* scratch) {
 }
 void direct_bf16(const Convolution& call, int64_t piece, void* scratch) {
   direct_any<Vec, bfloat16>(call, piece, scratch);
+}
+void apply_inputs_f32(const AppliedInputs& call, int64_t piece, void* to) {
+  apply_inputs<Vec, float>(call, piece, to);
+}
+void apply_inputs_bf16(const AppliedInputs& call, int64_t piece, void* to) {
+  apply_inputs<Vec, bfloat16>(call, piece, to);
 }
 void depthwise_f32(const Convolution& call, int64_t piece, void* scratch) {
   depthwise<Vec, float>(call, piece, scratch);

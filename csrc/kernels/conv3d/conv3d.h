@@ -5,7 +5,7 @@
 //
 //   y[n, o, k] = bias[k] + sum over taps t and channels c of x[n, i, c] * w[k, c, t]
 //
-// followed by the epilogue (epilogue.h).
+// preceded by what is done to the input (input.h) and followed by the epilogue (epilogue.h).
 //
 // On each axis output number q (0 <= q < count) is written at o = write_first + q * write_step and tap t
 // reads i = q * stride + offset(t), where 0 <= i < input; other taps count as zero (padding).
@@ -24,6 +24,7 @@
 
 #include "isa/dispatch.h"
 #include "kernels/conv3d/epilogue.h"
+#include "kernels/conv3d/input.h"
 
 namespace volnet::conv3d {
 
@@ -60,6 +61,8 @@ struct Convolution {
   int64_t filters = 0;   // output channels a group
   std::array<Axis, 3> axes;
   Epilogue epilogue;
+  bool loads_inputs = false;  // from `inputs` instead of x
+  Inputs inputs;
 
   // From the planner.
   Form form = Form::rows;

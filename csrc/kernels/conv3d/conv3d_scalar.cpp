@@ -24,6 +24,9 @@ constexpr int row_tile = 4;
 void direct_f64(const Convolution& call, int64_t piece, void* scratch) {
   direct_any<VecDouble, double>(call, piece, scratch);
 }
+void apply_inputs_f64(const AppliedInputs& call, int64_t piece, void* to) {
+  apply_inputs<VecDouble, double>(call, piece, to);
+}
 void depthwise_f64(const Convolution& call, int64_t piece, void* scratch) {
   depthwise<VecDouble, double>(call, piece, scratch);
 }

@@ -24,6 +24,26 @@ inline T activate(T x, T slope) {
   }
 }
 
+// Not inlined: where one vector at a time is activated, this is not what costs.
+template <class T>
+[[gnu::noinline]] T activate_any(Activation activation, T x, T slope) {
+  switch (activation) {
+    case Activation::none:
+      return x;
+    case Activation::relu:
+      return activate<Activation::relu>(x, slope);
+    case Activation::prelu:
+      return activate<Activation::prelu>(x, slope);
+    case Activation::silu:
+      return activate<Activation::silu>(x, slope);
+    case Activation::gelu:
+      return activate<Activation::gelu>(x, slope);
+    case Activation::gelu_tanh:
+      return activate<Activation::gelu_tanh>(x, slope);
+  }
+  return x;
+}
+
 template <Activation activation, class T, class S>
 void finish_as(const Epilogue& epilogue, const void* bias, const Sums& sums) {
   using E = typename T::element;
@@ -38,7 +58,12 @@ void finish_as(const Epilogue& epilogue, const void* bias, const Sums& sums) {
     if constexpr (activation == Activation::prelu) {
       slope = T::load(static_cast<const E*>(epilogue.slopes) + sums.filter + i, lanes);
     }
-    for (int64_t v = 0; v < sums.voxels; ++v) {
+    for (int64_t v = 0; v < sums.voxels && lanes == T::width; ++v) {
+      T x = T::load(values + v * sums.step + i) + add;
+      if (epilogue.residual != nullptr) x = x + T::load(residual + v * sums.y_step + i);
+      activate<activation>(x, slope).store(y + v * sums.y_step + i);
+    }
+    for (int64_t v = 0; v < sums.voxels && lanes < T::width; ++v) {
       T x = T::load(values + v * sums.step + i, lanes) + add;
       if (epilogue.residual != nullptr) x = x + T::load(residual + v * sums.y_step + i, lanes);
       activate<activation>(x, slope).store(y + v * sums.y_step + i, lanes);

@@ -106,6 +106,10 @@ void small_channels(const Convolution& call, int64_t piece, void* scratch) {
       const int64_t j = h0 * height.stride + first_h + r;
       if (j < 0 || j >= height.input) {
         std::fill_n(plane + r * row, row, E{0});
+      } else if (call.loads_inputs) {
+        gather_inputs<T, S>(call.inputs, n, depth.input * height.input * width.input,
+                            (i * height.input + j) * width.input, width.input, group * call.channels,
+                            call.channels, first_w, voxels, plane + r * row);
       } else {
         gather_row<T>(x + (i * height.input + j) * x_row, width.input, x_voxel, call.channels, first_w,
                       voxels, plane + r * row);

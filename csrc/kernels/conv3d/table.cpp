@@ -20,6 +20,20 @@ const KernelTable<DirectKernel> direct_f64{
     {"conv3d_f64_direct_scalar", Level::scalar, {scalar::direct_f64, 1, 4}},
 };
 
+const KernelTable<ApplyInputs> apply_inputs_f32{
+    {"conv3d_f32_apply_inputs_scalar", Level::scalar, scalar::apply_inputs_f32},
+    {"conv3d_f32_apply_inputs_avx2", Level::avx2, avx2::apply_inputs_f32},
+    {"conv3d_f32_apply_inputs_avx512", Level::avx512, avx512::apply_inputs_f32},
+};
+const KernelTable<ApplyInputs> apply_inputs_bf16{
+    {"conv3d_bf16_apply_inputs_scalar", Level::scalar, scalar::apply_inputs_bf16},
+    {"conv3d_bf16_apply_inputs_avx2", Level::avx2, avx2::apply_inputs_bf16},
+    {"conv3d_bf16_apply_inputs_avx512", Level::avx512, avx512::apply_inputs_bf16},
+};
+const KernelTable<ApplyInputs> apply_inputs_f64{
+    {"conv3d_f64_apply_inputs_scalar", Level::scalar, scalar::apply_inputs_f64},
+};
+
 const KernelTable<DirectKernel> depthwise_f32{
     {"conv3d_f32_depthwise_scalar", Level::scalar, {scalar::depthwise_f32, 1, 1}},
     {"conv3d_f32_depthwise_avx2", Level::avx2, {avx2::depthwise_f32, 8, 1}},

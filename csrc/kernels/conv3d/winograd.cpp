@@ -48,6 +48,8 @@ bool plan_winograd(const WinogradKernel& kernel, const Convolution& call, int64_
   plan.channels = call.channels;
   plan.filters = call.filters;
   plan.epilogue = call.epilogue;
+  plan.loads_inputs = call.loads_inputs;
+  plan.inputs = call.inputs;
   plan.width = kernel.width;
   plan.k_block = call.filters <= kernel.width ? kernel.width : 2 * kernel.width;
   plan.c_padded = ceil_div(call.channels, kernel.width) * kernel.width;

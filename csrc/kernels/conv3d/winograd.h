@@ -54,6 +54,8 @@ struct Winograd {
   int64_t batch = 0, groups = 1, channels = 0, filters = 0;
   std::array<WinogradAxis, 3> axes;
   Epilogue epilogue;
+  bool loads_inputs = false;
+  Inputs inputs;
 
   int64_t width = 0, k_block = 0;      // lanes of a vector; filters multiplied at once
   int64_t c_padded = 0, k_padded = 0;  // a group

@@ -1,6 +1,7 @@
 // The Winograd transforms and products of one instruction set. Included inside volnet::conv3d::VOLNET_ISA
 // after Vec; the including file defines `row_tile`.
 #include "kernels/conv3d/epilogue_body.h"
+#include "kernels/conv3d/input_body.h"
 
 // B^T d of one axis, in registers: M outputs a tile.
 template <int M>
@@ -125,7 +126,8 @@ void winograd_input(const Winograd& plan, int64_t group, int64_t first, int64_t 
   const auto edge_plane = input_plane_of<float>(height.m, width.m);
   const auto along_d = depth.m == 4 ? input_along_d<4> : input_along_d<2>;
   Vec buffer[largest_tile], edge[36];
-  const S* rows[36];
+  int64_t row_voxels[36];  // of fused inputs: the first voxel of a row, -1 outside
+  const S* rows[36];       // null outside
   const float* edge_rows[6];
   for (int64_t e = 0; e < ah; ++e) edge_rows[e] = reinterpret_cast<const float*>(edge + e * aw);
   for (int64_t t = first; t < first + count; ++t) {
@@ -136,6 +138,10 @@ void winograd_input(const Winograd& plan, int64_t group, int64_t first, int64_t 
       for (int64_t e = 0; e < ah; ++e) {
         const int64_t i = i0 + a, j = j0 + e;
         const bool inside = i >= 0 && i < depth.input && j >= 0 && j < height.input && begin < end;
+        if (plan.loads_inputs) {
+          row_voxels[a * ah + e] = !inside ? -1 : (i * height.input + j) * width.input;
+          continue;
+        }
         rows[a * ah + e] =
             !inside ? nullptr
                     : static_cast<const S*>(plan.x) +
@@ -143,8 +149,8 @@ void winograd_input(const Winograd& plan, int64_t group, int64_t first, int64_t 
                           group * plan.channels;
       }
     }
-    const bool whole =
-        begin == 0 && end == aw && i0 >= 0 && i0 + ad <= depth.input && j0 >= 0 && j0 + ah <= height.input;
+    const bool whole = !plan.loads_inputs && begin == 0 && end == aw && i0 >= 0 && i0 + ad <= depth.input &&
+                       j0 >= 0 && j0 + ah <= height.input;
     for (int64_t c = 0; c < plan.channels; c += Vec::width, v += plan.v_step) {
       const int64_t lanes = std::min(Vec::width, plan.channels - c);
       Vec* planes = depth.m == 1 ? reinterpret_cast<Vec*>(v) : buffer;
@@ -152,6 +158,19 @@ void winograd_input(const Winograd& plan, int64_t group, int64_t first, int64_t 
         for (int64_t q = 0; q < ah * aw; ++q) __builtin_prefetch(v + (a * ah * aw + q) * Vec::width, 1);
         if (whole && lanes == Vec::width) {
           plane(rows + a * ah, c, voxel, planes + a * ah * aw);
+          continue;
+        }
+        if (plan.loads_inputs) {
+          const InputVector<Vec, S> inputs(plan.inputs, at.n, depth.input * height.input * width.input,
+                                           group * plan.channels + c, lanes);
+          for (int64_t e = 0; e < ah; ++e) {
+            const int64_t row = row_voxels[a * ah + e];
+            for (int64_t f = 0; f < aw; ++f) {
+              const bool inside = row >= 0 && f >= begin && f < end;
+              edge[e * aw + f] = inside ? inputs.at(row + l0 + f) : Vec::zero();
+            }
+          }
+          edge_plane(edge_rows, 0, Vec::width, planes + a * ah * aw);
           continue;
         }
         for (int64_t e = 0; e < ah; ++e) {
