@@ -3,52 +3,86 @@
 #include "kernels/conv3d/epilogue_body.h"
 #include "kernels/conv3d/input_body.h"
 
-// Accumulates R output voxels times V vectors of filters in registers over all tap rows.
-//   x of tap row i, voxel r, tap t, channel c: rows[i].x[r * step + t * tap_step + c]
-//   weights of tap row i: rows[i].weights[(t * channels + c) * V * width]
-template <int R, int V, class T, class S>
-void tile(const TapRow* rows, int64_t row_count, int64_t step, int64_t taps, int64_t tap_step,
-          int64_t channels, const typename T::element* bias, S* y, int64_t y_step, int64_t filters) {
+// What a tile of outputs reads: voxel r, tap t, channel c of row i is rows[i].x[r * step + t * tap_step + c]
+// and its weights begin at rows[i].weights[weights + (t * channels + c) * weight_step]. With each channel of
+// a tap the line `ahead_step` bytes on from the last is fetched, from rows[i].ahead: every broadcast walks a
+// line of its own, which the hardware does not foresee, and all lines of a tile at once are more than it can
+// fetch.
+struct TileInput {
+  const TapRow* rows;
+  int64_t row_count;
+  int64_t step;
+  int64_t taps, tap_step;
+  int64_t channels;
+  int64_t weights, weight_step;
+  int64_t ahead_step;
+};
+
+// Accumulates R output voxels times V vectors of filters in registers over all rows. `stream` asks for whole
+// vectors of filters and an aligned y.
+template <int R, int V, class T, class Y>
+void tile(const TileInput& input, const typename T::element* bias, Y* y, int64_t y_step, int64_t filters,
+          bool stream) {
   using E = typename T::element;
+  const int64_t step = input.step, channels = input.channels, weight_step = input.weight_step;
+  const int64_t last_lanes = filters - (V - 1) * T::width;
   T sum[R][V];
+#pragma GCC unroll 16
   for (int v = 0; v < V; ++v) {
-    const int64_t lanes = std::clamp<int64_t>(filters - v * T::width, 0, T::width);
-    const T first = bias != nullptr && lanes > 0 ? T::load(bias + v * T::width, lanes) : T::zero();
+    const int64_t lanes = v + 1 < V ? T::width : last_lanes;
+    const T first = bias != nullptr ? T::load(bias + v * T::width, lanes) : T::zero();
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) sum[r][v] = first;
   }
-  for (int64_t i = 0; i < row_count; ++i) {
-    const E* w = static_cast<const E*>(rows[i].weights);
-    for (int64_t t = 0; t < taps; ++t) {
-      const E* x = static_cast<const E*>(rows[i].x) + t * tap_step;
-      for (int64_t c = 0; c < channels; ++c, w += V * T::width) {
+  for (int64_t i = 0; i < input.row_count; ++i) {
+    const E* w = static_cast<const E*>(input.rows[i].weights) + input.weights;
+    const char* ahead = static_cast<const char*>(input.rows[i].ahead);
+    for (int64_t t = 0; t < input.taps; ++t) {
+      const E* x = static_cast<const E*>(input.rows[i].x) + t * input.tap_step;
+      for (int64_t c = 0; c < channels; ++c, w += weight_step, ahead += input.ahead_step) {
+        __builtin_prefetch(ahead);
         T weight[V];
+#pragma GCC unroll 16
         for (int v = 0; v < V; ++v) weight[v] = T::load(w + v * T::width);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
           const T value = T::broadcast(x[r * step + c]);
+#pragma GCC unroll 16
           for (int v = 0; v < V; ++v) sum[r][v] = T::fma(value, weight[v], sum[r][v]);
         }
       }
     }
   }
-  for (int v = 0; v < V; ++v) {
-    const int64_t lanes = std::clamp<int64_t>(filters - v * T::width, 0, T::width);
-    if (lanes == T::width) {
-      for (int r = 0; r < R; ++r) sum[r][v].store(y + r * y_step + v * T::width);
-    } else if (lanes > 0) {
-      for (int r = 0; r < R; ++r) sum[r][v].store(y + r * y_step + v * T::width, lanes);
+  if (stream) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) sum[r][v].stream(y + r * y_step + v * T::width);
+    }
+  } else {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+      for (int v = 0; v + 1 < V; ++v) sum[r][v].store(y + r * y_step + v * T::width);
+      sum[r][V - 1].store(y + r * y_step + (V - 1) * T::width, last_lanes);
     }
   }
 }
 
-template <class T, class S>
-using Tile = void (*)(const TapRow*, int64_t, int64_t, int64_t, int64_t, int64_t, const typename T::element*,
-                      S*, int64_t, int64_t);
+template <class T, class Y>
+using Tile = void (*)(const TileInput&, const typename T::element*, Y*, int64_t, int64_t, bool);
 
-template <int V, class T, class S, int... R>
-Tile<T, S> tile_of(int64_t size, std::integer_sequence<int, R...>) {
-  static constexpr Tile<T, S> tiles[] = {tile<R + 1, V, T, S>...};
+template <int V, class T, class Y, int... R>
+Tile<T, Y> tile_of(int64_t size, std::integer_sequence<int, R...>) {
+  static constexpr Tile<T, Y> tiles[] = {tile<R + 1, V, T, Y>...};
   return tiles[size - 1];
+}
+
+// One vector where the block has filters for no more.
+template <class T, class Y>
+Tile<T, Y> tile_of(int64_t size, int64_t filters) {
+  constexpr auto sizes = std::make_integer_sequence<int, row_tile>{};
+  return filters <= T::width ? tile_of<1, T, Y>(size, sizes) : tile_of<2, T, Y>(size, sizes);
 }
 
 // Copies `voxels` input voxels from `first` on into a dense row of the compute type; voxels outside the
@@ -73,26 +107,20 @@ void gather_row(const S* row, int64_t input, int64_t voxel_step, int64_t channel
   }
 }
 
-// Each broadcast walks its own cache line, so a tile starts with as many misses at once as it has voxels,
-// which the hardware does not foresee.
-template <class E>
-void prefetch(const E* values, int64_t count) {
-  constexpr int64_t line = 64 / sizeof(E);
-  for (int64_t i = 0; i < count; i += line) __builtin_prefetch(values + i);
-}
-
-template <int V, class T, class S>
+template <class T, class S>
 void direct(const Convolution& call, int64_t piece, void* scratch) {
   using E = typename T::element;
   const auto& [depth, height, width] = call.axes;
   const int64_t blocks = (call.filters + call.k_block - 1) / call.k_block;
+  const int64_t shares = (blocks + call.blocks - 1) / call.blocks;
   const int64_t chunks = (height.count + call.rows - 1) / call.rows;
   // Planes first: the next piece finds most of its input rows in the cache.
   const int64_t d = piece % depth.count;
   const int64_t chunk = piece / depth.count % chunks;
-  const int64_t block = piece / (chunks * depth.count) % blocks;
-  const int64_t group = piece / (chunks * depth.count * blocks) % call.groups;
-  const int64_t n = piece / (chunks * depth.count * blocks * call.groups);
+  const int64_t share = piece / (chunks * depth.count) % shares;
+  const int64_t group = piece / (chunks * depth.count * shares) % call.groups;
+  const int64_t n = piece / (chunks * depth.count * shares * call.groups);
+  const int64_t block_begin = share * call.blocks, block_end = std::min(block_begin + call.blocks, blocks);
 
   const int64_t taps_w = static_cast<int64_t>(width.taps.size());
   const int64_t taps_h = static_cast<int64_t>(height.taps.size());
@@ -100,12 +128,9 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
   const int64_t x_voxel = call.groups * call.channels, y_voxel = call.groups * call.filters;
   const int64_t x_row = width.input * x_voxel, y_row = width.output * y_voxel;
   const S* x = static_cast<const S*>(call.x) + n * depth.input * height.input * x_row + group * call.channels;
-  const int64_t k = block * call.k_block, filters = std::min(call.k_block, call.filters - k);
-  const E* bias =
-      call.bias == nullptr ? nullptr : static_cast<const E*>(call.bias) + group * call.filters + k;
   const int64_t weights_row = taps_w * call.channels * call.k_block;
-  const E* weights =
-      static_cast<const E*>(call.weights) + (group * blocks + block) * taps_d * taps_h * weights_row;
+  const int64_t weights_block = taps_d * taps_h * weights_row;
+  const E* weights = static_cast<const E*>(call.weights) + group * blocks * weights_block;
 
   const int64_t tap_first = taps_w > 0 ? width.taps.front().offset : 0;
   const int64_t tap_last = taps_w > 0 ? width.taps.back().offset : 0;
@@ -115,14 +140,15 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
   E* gathered = reinterpret_cast<E*>(rows + taps_d * taps_h);
   const int64_t segment = ((row_tile - 1) * width.stride + tap_last - tap_first + 1) * call.channels;
   const bool plain = call.epilogue.empty();
-  E sums[row_tile * V * T::width];  // of a tile, where an epilogue follows
+  const bool stream = plain && call.stream && reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
+  E sums[row_tile * 2 * T::width];  // of a tile, where an epilogue follows
 
   const int64_t h_end = std::min((chunk + 1) * call.rows, height.count);
   for (int64_t h = chunk * call.rows; h < h_end; ++h) {
     const int64_t y_offset = ((n * depth.output + depth.write_first + d * depth.write_step) * height.output +
                               height.write_first + h * height.write_step) *
                                  y_row +
-                             width.write_first * y_voxel + group * call.filters + k;
+                             width.write_first * y_voxel + group * call.filters;
     for (int64_t tile_index = 0, w = 0; tile_index < tiles; ++tile_index) {
       const int64_t size = (width.count - w + tiles - tile_index - 1) / (tiles - tile_index);
       const int64_t first = w * width.stride + tap_first;
@@ -138,11 +164,8 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
           const int64_t j = h * height.stride + height.taps[static_cast<size_t>(b)].offset;
           if (j < 0 || j >= height.input) continue;
           const S* source = x + (i * height.input + j) * x_row;
-          const E* values;
-          if (in_place) {
-            values = reinterpret_cast<const E*>(source + first * x_voxel);
-            prefetch(values + voxels * x_voxel, size * width.stride * x_voxel);  // what the next tile adds
-          } else {
+          const E* values = reinterpret_cast<const E*>(source + first * x_voxel);
+          if (!in_place) {
             E* to = gathered + row_count * segment;
             if (call.loads_inputs) {
               gather_inputs<T, S>(call.inputs, n, depth.input * height.input * width.input,
@@ -153,29 +176,44 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
             }
             values = to;
           }
-          rows[row_count++] = {values, weights + (a * taps_h + b) * weights_row};
+          rows[row_count++] = {values, weights + (a * taps_h + b) * weights_row,
+                               source + (first + voxels) * x_voxel};  // what the next tile adds
         }
       }
 
       const int64_t voxel = in_place ? x_voxel : call.channels;
       const bool merged = tap_dilation == 1 && voxel == call.channels;  // taps and channels are one run
-      const int64_t steps = merged ? 1 : taps_w, run_length = merged ? taps_w * call.channels : call.channels;
-      const int64_t offset = y_offset + w * width.write_step * y_voxel, y_step = width.write_step * y_voxel;
-      if (plain) {
-        const auto run = tile_of<V, T, S>(size, std::make_integer_sequence<int, row_tile>{});
-        run(rows, row_count, width.stride * voxel, steps, tap_dilation * voxel, run_length, bias,
-            static_cast<S*>(call.y) + offset, y_step, filters);
-      } else {
-        const auto run = tile_of<V, T, E>(size, std::make_integer_sequence<int, row_tile>{});
-        run(rows, row_count, width.stride * voxel, steps, tap_dilation * voxel, run_length, nullptr, sums,
-            V * T::width, filters);
-        finish<T, S>(call.epilogue, call.bias,
-                     {sums, V * T::width, size, group * call.filters + k, filters, call.y, offset, y_step,
-                      (n * chunks + chunk) * depth.count + d, y_voxel});
+      const int64_t steps = std::max<int64_t>(taps_w * call.channels, 1);
+      const int64_t ahead = size * width.stride * x_voxel * int64_t{sizeof(S)};
+      TileInput input = {rows,
+                         row_count,
+                         width.stride * voxel,
+                         merged ? 1 : taps_w,
+                         tap_dilation * voxel,
+                         merged ? taps_w * call.channels : call.channels,
+                         0,
+                         call.k_block,
+                         (ahead + steps - 1) / steps};
+      const int64_t y_step = width.write_step * y_voxel;
+      for (int64_t block = block_begin; block < block_end; ++block, input.ahead_step = 0) {
+        const int64_t k = block * call.k_block, filters = std::min(call.k_block, call.filters - k);
+        const int64_t offset = y_offset + w * y_step + k, filter = group * call.filters + k;
+        input.weights = block * weights_block;
+        if (plain) {
+          const E* bias = call.bias == nullptr ? nullptr : static_cast<const E*>(call.bias) + filter;
+          tile_of<T, S>(size, filters)(input, bias, static_cast<S*>(call.y) + offset, y_step, filters,
+                                       stream);
+        } else {
+          tile_of<T, E>(size, filters)(input, nullptr, sums, 2 * T::width, filters, false);
+          finish<T, S>(call.epilogue, call.bias,
+                       {sums, 2 * T::width, size, filter, filters, call.y, offset, y_step,
+                        (n * chunks + chunk) * depth.count + d, y_voxel});
+        }
       }
       w += size;
     }
   }
+  if (stream) VecBytes::stream_end();
 }
 
 #include "kernels/conv3d/small_channels_body.h"
@@ -184,10 +222,8 @@ template <class T, class S>
 void direct_any(const Convolution& call, int64_t piece, void* scratch) {
   if (call.form == Form::small_channels) {
     small_channels<T, S>(call, piece, scratch);
-  } else if (call.k_block == T::width) {
-    direct<1, T, S>(call, piece, scratch);
   } else {
-    direct<2, T, S>(call, piece, scratch);
+    direct<T, S>(call, piece, scratch);
   }
 }
 

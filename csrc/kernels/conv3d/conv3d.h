@@ -68,16 +68,18 @@ struct Convolution {
   Form form = Form::rows;
   bool stream = false;   // write y past the caches
   int64_t k_block = 0;   // output channels computed at once
+  int64_t blocks = 0;    // of these, one after another for the same voxels
   int64_t row_tile = 0;  // output voxels along W computed at once, at most
   int64_t rows = 0;      // output rows (along H) a piece
   int64_t pieces = 0;    // independent pieces of work
   int64_t scratch = 0;   // bytes a worker
 };
 
-// A row of taps: the first input voxel they read, and their weights.
+// A row of taps: the first input voxel they read, their weights, and what to fetch meanwhile.
 struct TapRow {
   const void* x;
   const void* weights;
+  const void* ahead = nullptr;
 };
 
 using ConvolutionKernel = void (*)(const Convolution& call, int64_t piece, void* scratch);

@@ -30,13 +30,33 @@ bool worth_streaming(const Convolution& call, int64_t vector, int64_t element_si
          voxels * call.groups * call.filters * element_size >= large;
 }
 
+// One tap, each voxel for itself: the volume is one row of voxels.
+bool is_pointwise(const Convolution& call) {
+  return std::all_of(call.axes.begin(), call.axes.end(), [](const Axis& axis) {
+    return axis.taps.size() == 1 && axis.taps[0].offset == 0 && axis.stride == 1 && axis.write_step == 1 &&
+           axis.count == axis.input && axis.count == axis.output;
+  });
+}
+
+// Joins rows of a pointwise convolution to longer ones, of 256 voxels and more where there are so many.
+void merge_axes(Convolution& call) {
+  auto& [depth, height, width] = call.axes;
+  int64_t rows = depth.count * height.count, joined = 1;
+  while (joined < rows && (width.count * joined < 256 || rows % joined != 0)) ++joined;
+  const auto set = [](Axis& axis, int64_t count) { axis.input = axis.output = axis.count = count; };
+  set(width, width.count * joined);
+  set(height, rows / joined);
+  set(depth, 1);
+}
+
 // Enough pieces for 112 cores to stay evenly busy, as far as there are that many rows.
 constexpr int64_t wanted_pieces = 4 * 112;
 
 int64_t rows_a_piece(int64_t rows, int64_t other_pieces) {
   const int64_t chunks = std::clamp<int64_t>(ceil_div(wanted_pieces, std::max<int64_t>(other_pieces, 1)), 1,
                                              std::max<int64_t>(rows, 1));
-  return std::max<int64_t>(ceil_div(rows, chunks), 1);
+  const int64_t most = std::max<int64_t>(ceil_div(rows, chunks), 1);
+  return most > 1 && ceil_div(rows, most) < chunks ? most - 1 : most;
 }
 
 }  // namespace
@@ -69,19 +89,28 @@ std::vector<Axis> data_gradient_axes(const AxisArguments& a) {
 }
 
 void plan(const DirectKernel& kernel, int64_t element_size, Convolution& call) {
+  if (is_pointwise(call)) merge_axes(call);
   const auto& [depth, height, width] = call.axes;
   call.k_block = call.filters <= kernel.width ? kernel.width : 2 * kernel.width;
   call.row_tile = kernel.row_tile;
   call.form = call.channels <= 4 ? Form::small_channels : Form::rows;
-  const int64_t blocks = call.form == Form::rows ? ceil_div(call.filters, call.k_block) : 1;
-  const int64_t outer = call.batch * call.groups * blocks * depth.count;
+  const int64_t blocks = ceil_div(call.filters, call.k_block);
+  int64_t shares = 1;  // pieces that compute the same voxels
+  if (call.form == Form::rows) {
+    const int64_t block_bytes = tap_count(call.axes) * call.channels * call.k_block * element_size;
+    const int64_t cached = std::max<int64_t>((int64_t{512} << 10) / std::max<int64_t>(block_bytes, 1), 1);
+    const int64_t rows = std::max<int64_t>(call.batch * call.groups * depth.count * height.count, 1);
+    shares = std::min(std::max(ceil_div(blocks, cached), ceil_div(wanted_pieces, rows)), blocks);
+  }
+  call.blocks = ceil_div(blocks, shares);
+  const int64_t outer = call.batch * call.groups * ceil_div(blocks, call.blocks) * depth.count;
   call.rows = rows_a_piece(height.count, outer);
   call.pieces = outer * ceil_div(height.count, call.rows);
   call.epilogue.slots = depth.count * ceil_div(height.count, call.rows);
+  call.stream = worth_streaming(call, call.k_block, element_size);
 
   const auto row_taps = static_cast<int64_t>(depth.taps.size() * height.taps.size());
   if (call.form == Form::small_channels) {
-    call.stream = worth_streaming(call, call.k_block, element_size);
     const int64_t input_rows = (call.rows - 1) * height.stride + reach(height) + 1;
     const int64_t voxels = (width.count - 1) * width.stride + reach(width) + 1;
     const auto taps = row_taps * static_cast<int64_t>(width.taps.size());
