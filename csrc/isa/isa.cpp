@@ -1,6 +1,8 @@
 #include "isa/isa.h"
 
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -30,6 +32,12 @@ uint64_t xcr0() {
 
 bool bit(uint32_t word, int index) { return (word >> index) & 1u; }
 
+// Linux saves the large tile registers only for processes that ask; threads and children inherit the right.
+bool tiles_permitted() {
+  constexpr int64_t request_permission = 0x1023, tile_data = 18;
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+
 Level detect() {
   const Registers l1 = cpuid(1), l7 = cpuid(7), l71 = cpuid(7, 1);
   const bool osxsave = bit(l1.c, 27), fma = bit(l1.c, 12), avx = bit(l1.c, 28), avx2 = bit(l7.b, 5);
@@ -41,7 +49,8 @@ Level detect() {
   if (!avx512 || (saved & zmm_state) != zmm_state) return Level::avx2;
   if (!bit(l71.a, 5)) return Level::avx512;
   const bool amx_bf16 = bit(l7.d, 22) && bit(l7.d, 24);
-  return amx_bf16 && (saved & tile_state) == tile_state ? Level::amx : Level::avx512_bf16;
+  const bool amx = amx_bf16 && (saved & tile_state) == tile_state && tiles_permitted();
+  return amx ? Level::amx : Level::avx512_bf16;
 }
 
 Level environment_cap() {

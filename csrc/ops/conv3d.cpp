@@ -5,11 +5,11 @@
 #include <type_traits>
 
 #include "isa/isa.h"
+#include "kernels/conv3d/amx_gradient.h"
 #include "kernels/conv3d/conv3d.h"
 #include "kernels/conv3d/planner.h"
 #include "kernels/conv3d/winograd.h"
 #include "ops/conv3d.h"
-#include "ops/epilogue.h"
 #include "ops/input.h"
 #include "ops/tensors.h"
 
@@ -81,11 +81,7 @@ bool winograd(const Convolution& call, const Weights& weight, const conv3d::Weig
   if (conv3d::precision() == conv3d::Precision::highest) return false;
   const auto& table = std::is_same_v<S, float> ? conv3d::winograd_f32 : conv3d::winograd_bf16;
   conv3d::Winograd plan;
-  // Statistics are gathered by pieces, which then must not depend on the number of threads.
-  constexpr int64_t usual_workers = 16;
-  const int64_t workers =
-      call.epilogue.gathers() ? usual_workers : worker_count(std::numeric_limits<int64_t>::max());
-  if (!plan_winograd(table.preview().second, call, workers, plan)) return false;
+  if (!plan_winograd(table.preview().second, call, planned_workers(call), plan)) return false;
   const auto kernel = table.best();
   PackingKey packing = {packing_id(kernel.weights)};
   append_packing(call, strides, packing);
@@ -124,7 +120,7 @@ void convolve(Convolution call, const Weights& weight, const conv3d::WeightStrid
     apply_inputs<S>(call, applied);
   }
   if constexpr (!std::is_same_v<S, double>) {
-    if (!depthwise && winograd<S>(call, weight, strides)) return;
+    if (run_amx<S>({&call, 1}, weight, strides) || (!depthwise && winograd<S>(call, weight, strides))) return;
   }
   const auto kernel = (depthwise ? Tables<S>::depthwise() : Tables<S>::direct()).best();
   if (depthwise) {
@@ -136,84 +132,34 @@ void convolve(Convolution call, const Weights& weight, const conv3d::WeightStrid
   run_pieces<compute_t<S>>(kernel, call);
 }
 
-// bfloat16 on a CPU with AMX goes to oneDNN: its tiles do the arithmetic several times faster than float32
-// vectors. oneDNN wants the same padding on both sides, and is slow at one channel a group.
-bool goes_to_onednn(const Arguments& a, int64_t channels) {
-  const bool symmetric = std::all_of(a.axes.begin(), a.axes.end(), [](const AxisArguments& axis) {
-    return axis.padding_begin == axis.padding_end;
-  });
-  return isa::active() == isa::Level::amx && symmetric && !(channels == 1 && a.groups > 1);
-}
-
-Ints per_axis(const Arguments& a, int64_t AxisArguments::* member) {
-  return {a.axes[0].*member, a.axes[1].*member, a.axes[2].*member};
-}
-
-Tensor onednn_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                      const Arguments& a) {
-  using torch::stable::detail::from;
-  conv3d::onednn_bf16.best();
-  std::array<StableIValue, 9> stack{from(x),
-                                    from(weight),
-                                    from(bias),
-                                    from(per_axis(a, &AxisArguments::stride)),
-                                    from(per_axis(a, &AxisArguments::padding_begin)),
-                                    from(per_axis(a, &AxisArguments::dilation)),
-                                    from(false),
-                                    from(Ints{0, 0, 0}),
-                                    from(a.groups)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
-  return to_layout(torch::stable::detail::to<Tensor>(stack[0]), result_layout(x, weight), "conv3d");
-}
-
-// The gradients of input, weight and bias, those that `wanted` asks for.
-std::array<Tensor, 3> onednn_backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
-                                      const Arguments& a, const std::array<bool, 3>& wanted) {
-  using torch::stable::detail::from;
-  conv3d::onednn_bf16.best();
-  const std::optional<Ints> bias_size = Ints{weight.size(0)};
-  std::array<StableIValue, 11> stack{from(grad),
-                                     from(x),
-                                     from(weight),
-                                     from(bias_size),
-                                     from(per_axis(a, &AxisArguments::stride)),
-                                     from(per_axis(a, &AxisArguments::padding_begin)),
-                                     from(per_axis(a, &AxisArguments::dilation)),
-                                     from(false),
-                                     from(Ints{0, 0, 0}),
-                                     from(a.groups),
-                                     from(torch::headeronly::HeaderOnlyArrayRef<bool>(wanted.data(), 3))};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
-  return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1]),
-          torch::stable::detail::to<Tensor>(stack[2])};
-}
-
 template <class S>
 Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Arguments& a,
                const conv3d::Epilogue& epilogue, const conv3d::Inputs* inputs) {
   using A = compute_t<S>;
   const Layout5 layout = result_layout(x, weight);
   const auto output = a.output_size();
-  const Tensor dense = inputs == nullptr ? to_layout(x, Layout5::channels_last, "conv3d") : x;
-  const Ints size = {x.size(0), weight.size(0), output[0], output[1], output[2]};
-  Tensor y = empty_volume<S>(size, written_layout(size, layout), "conv3d");
-  if (y.numel() == 0) return layout == Layout5::plain ? to_layout(y, layout, "conv3d") : y;
-
   Convolution call;
   call.epilogue = epilogue;
-  call.x = dense.const_data_ptr();
   if (inputs != nullptr) {
     call.loads_inputs = true;
     call.inputs = *inputs;
   }
-  call.y = y.mutable_data_ptr();
   call.batch = x.size(0);
   call.groups = a.groups;
   call.channels = weight.size(1);
   call.filters = weight.size(0) / a.groups;
   for (size_t i = 0; i < 3; ++i) call.axes[i] = forward_axis(a.axes[i]);
+  const bool plain = takes_plain<S>(call);
+  call.plain_x = plain && layout_of(x) == Layout5::plain;
+  call.plain_y = plain && layout == Layout5::plain;
+  const Tensor dense =
+      inputs == nullptr ? to_layout(x, call.plain_x ? Layout5::plain : Layout5::channels_last, "conv3d") : x;
+  const Ints size = {x.size(0), weight.size(0), output[0], output[1], output[2]};
+  Tensor y = empty_volume<S>(size, call.plain_y ? layout : written_layout(size, layout), "conv3d");
+  if (y.numel() == 0) return layout == Layout5::plain ? to_layout(y, layout, "conv3d") : y;
+
+  call.x = dense.const_data_ptr();
+  call.y = y.mutable_data_ptr();
   std::vector<A> bias_values;
   if (bias) {
     const S* values = data<S>(*bias);
@@ -231,30 +177,34 @@ Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor
 template <class S>
 Tensor data_gradient(const Tensor& grad, const Tensor& weight, const Ints& input_size, const Arguments& a,
                      Layout5 layout) {
-  const Tensor dense = to_layout(grad, Layout5::channels_last, "conv3d backward");
-  Tensor dx = empty_volume<S>(input_size, written_layout(input_size, layout), "conv3d backward");
-  if (dx.numel() == 0) return to_layout(dx, layout, "conv3d backward");
-
+  if (numel(input_size) == 0) return empty_volume<S>(input_size, layout, "conv3d backward");
   Convolution call;
-  call.x = dense.const_data_ptr();
-  call.y = dx.mutable_data_ptr();
   call.batch = input_size[0];
   call.groups = a.groups;
   call.channels = weight.size(0) / a.groups;
   call.filters = weight.size(1);
+  std::vector<Convolution> calls = residues(call, a.axes);
+  const bool plain = takes_plain<S>(calls[0]);
+  const bool plain_x = plain && layout_of(grad) == Layout5::plain,
+             plain_y = plain && layout == Layout5::plain;
+  const Tensor dense = to_layout(grad, plain_x ? Layout5::plain : Layout5::channels_last, "conv3d backward");
+  Tensor dx =
+      empty_volume<S>(input_size, plain_y ? layout : written_layout(input_size, layout), "conv3d backward");
+  for (Convolution& residue : calls) {
+    residue.x = dense.const_data_ptr();
+    residue.y = dx.mutable_data_ptr();
+    residue.plain_x = plain_x;
+    residue.plain_y = plain_y;
+  }
   const conv3d::WeightStrides strides{call.channels * weight.stride(0),
                                       weight.stride(1),
                                       weight.stride(0),
                                       {weight.stride(2), weight.stride(3), weight.stride(4)}};
   const Weights weights(weight);
-  for (const Axis& d : data_gradient_axes(a.axes[0])) {
-    for (const Axis& h : data_gradient_axes(a.axes[1])) {
-      for (const Axis& w : data_gradient_axes(a.axes[2])) {
-        call.axes = {d, h, w};
-        convolve<S>(call, weights, strides);
-      }
-    }
+  if constexpr (!std::is_same_v<S, double>) {
+    if (run_amx<S>(calls, weights, strides)) return to_layout(dx, layout, "conv3d backward");
   }
+  for (const Convolution& residue : calls) convolve<S>(residue, weights, strides);
   return to_layout(dx, layout, "conv3d backward");
 }
 
@@ -315,6 +265,43 @@ std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad, const Tensor& x, 
   return {dw, db};
 }
 
+// The same on AMX, where the machine has it and the precision allows bfloat16 parts.
+template <class S>
+std::optional<std::tuple<Tensor, Tensor>> amx_weight_gradient(const Tensor& grad, const Tensor& x,
+                                                              const Ints& weight_size, const Arguments& a) {
+  if (!may_use_amx<S>()) return std::nullopt;
+  conv3d::AmxGradient plan;
+  plan.batch = x.size(0);
+  plan.groups = a.groups;
+  plan.channels = weight_size[1];
+  plan.filters = weight_size[0] / a.groups;
+  for (size_t i = 0; i < 3; ++i) plan.axes[i] = forward_axis(a.axes[i]);
+  if (!plan_amx_gradient(amx_parts<S>(), plan)) return std::nullopt;
+  const auto kernel =
+      (std::is_same_v<S, float> ? conv3d::amx_gradient_f32 : conv3d::amx_gradient_bf16).best();
+
+  const Tensor dense_x = to_layout(x, Layout5::channels_last, "conv3d backward");
+  const Tensor dense_dy = to_layout(grad, Layout5::channels_last, "conv3d backward");
+  plan.x = dense_x.const_data_ptr();
+  plan.dy = dense_dy.const_data_ptr();
+  const int64_t sums = amx_gradient_partial(plan), bias_sums = amx_gradient_partial_bias(plan);
+  const memory::Scratch partial((sums + bias_sums) * static_cast<int64_t>(sizeof(float)), "conv3d backward");
+  plan.partial = partial.as<float>();
+  plan.partial_bias = plan.partial + sums;
+  const int64_t scratch_step = (amx_gradient_scratch(plan) + 63) / 64 * 64;
+  const memory::Scratch scratch(on_huge_pages(scratch_step * worker_count(plan.pieces)), "conv3d backward");
+  for_each_piece(plan.pieces, [&](int64_t piece, int64_t worker) {
+    kernel.run(plan, piece, scratch.as<char>() + worker * scratch_step);
+  });
+
+  Tensor dw = empty_plain<float>(weight_size, "conv3d backward");
+  Tensor db = empty_plain<float>({weight_size[0]}, "conv3d backward");
+  for_each_piece(plan.groups * plan.channel_blocks * plan.filter_blocks, [&](int64_t piece, int64_t) {
+    amx_gradient_sum(plan, piece, mutable_data<float>(dw), mutable_data<float>(db));
+  });
+  return std::tuple{dw, db};
+}
+
 template <class F>
 auto by_dtype(const Tensor& x, const F& f) {
   if (x.scalar_type() == ScalarType::Float) return f(float{});
@@ -336,14 +323,10 @@ Arguments checked(const Ints& input_size, ScalarType dtype, const Tensor& weight
 Tensor conv3d_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                       const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
   const Arguments a = checked(sizes_of(x), x.scalar_type(), weight, bias, stride, padding, dilation, groups);
-  if (x.scalar_type() == ScalarType::BFloat16 && x.numel() > 0 && goes_to_onednn(a, weight.size(1))) {
-    return onednn_forward(x, weight, bias, a);
-  }
   return by_dtype(x, [&](auto type) { return forward<decltype(type)>(x, weight, bias, a, {}, nullptr); });
 }
 
-// y, and its mean and variance where they are asked for. oneDNN has no part in this: it would round bfloat16
-// before the epilogue.
+// y, and its mean and variance where they are asked for.
 std::tuple<Tensor, Tensor, Tensor> conv3d_fused(
     const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Ints& stride,
     const Ints& padding, const Ints& dilation, int64_t groups, const std::string& activation,
@@ -383,11 +366,6 @@ Tensor conv3d_backward_input(const Tensor& grad, const Tensor& weight, const Int
                              bool channels_last) {
   const Arguments a = parse(input_size, sizes_of(weight), stride, padding, dilation, groups);
   const Layout5 layout = channels_last ? Layout5::channels_last : Layout5::plain;
-  if (grad.scalar_type() == ScalarType::BFloat16 && grad.numel() > 0 && goes_to_onednn(a, weight.size(1))) {
-    const Tensor x =
-        empty_volume<bfloat16>(input_size, layout, "conv3d backward");  // its values are not read
-    return to_layout(onednn_backward(grad, x, weight, a, {true, false, false})[0], layout, "conv3d backward");
-  }
   return by_dtype(
       grad, [&](auto type) { return data_gradient<decltype(type)>(grad, weight, input_size, a, layout); });
 }
@@ -397,17 +375,13 @@ std::tuple<Tensor, Tensor> conv3d_backward_weight(const Tensor& grad, const Tens
                                                   const Ints& weight_size, const Ints& stride,
                                                   const Ints& padding, const Ints& dilation, int64_t groups) {
   const Arguments a = parse(sizes_of(x), weight_size, stride, padding, dilation, groups);
-  if (x.scalar_type() == ScalarType::BFloat16 && grad.numel() > 0 && goes_to_onednn(a, weight_size[1])) {
-    const Tensor weight = empty_plain<bfloat16>(weight_size, "conv3d backward");  // its values are not read
-    const auto gradients = onednn_backward(grad, x, weight, a, {false, true, true});
-    return {torch::stable::contiguous(torch::stable::to(gradients[1], ScalarType::Float)),
-            torch::stable::to(gradients[2], ScalarType::Float)};
-  }
   if (x.scalar_type() == ScalarType::BFloat16) {
+    if (auto gradients = amx_weight_gradient<bfloat16>(grad, x, weight_size, a)) return *gradients;
     return weight_gradient<float>(torch::stable::to(grad, ScalarType::Float),
                                   torch::stable::to(x, ScalarType::Float), weight_size, a);
   }
   if (x.scalar_type() == ScalarType::Double) return weight_gradient<double>(grad, x, weight_size, a);
+  if (auto gradients = amx_weight_gradient<float>(grad, x, weight_size, a)) return *gradients;
   return weight_gradient<float>(grad, x, weight_size, a);
 }
 

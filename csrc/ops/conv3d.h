@@ -1,11 +1,19 @@
-// What conv3d and conv_transpose3d share: the direct kernels of a dtype, their weights, and the layout of a
-// result.
+// What conv3d and conv_transpose3d share: the direct kernels of a dtype, their weights, a run on AMX, and the
+// layout of a result.
 #pragma once
 
+#include <algorithm>
+#include <limits>
 #include <span>
+#include <type_traits>
+#include <vector>
 
+#include "isa/isa.h"
+#include "kernels/conv3d/amx.h"
 #include "kernels/conv3d/conv3d.h"
 #include "kernels/conv3d/planner.h"
+#include "kernels/conv3d/winograd.h"
+#include "ops/epilogue.h"
 #include "ops/packed_weights.h"
 #include "ops/tensors.h"
 
@@ -74,6 +82,93 @@ PackedBlock packed_for_direct(const Weights& weight, const conv3d::WeightStrides
       });
   for (size_t i = 0; i < calls.size(); ++i) calls[i].weights = block->template as<A>() + begin[i];
   return block;
+}
+
+// Whether the machine has AMX and the precision allows bfloat16 parts; and how many parts a value then has.
+template <class S>
+bool may_use_amx() {
+  if (std::is_same_v<S, double> || isa::active() != isa::Level::amx) return false;
+  return std::is_same_v<S, bfloat16> || conv3d::precision() != conv3d::Precision::highest;
+}
+template <class S>
+int64_t amx_parts() {
+  return std::is_same_v<S, float> && conv3d::precision() == conv3d::Precision::high ? 2 : 1;
+}
+
+// Blocks of a megabyte and more lie on huge pages: tiles read more small pages than the processor can recall.
+inline int64_t on_huge_pages(int64_t bytes) { return std::max(bytes, int64_t{1} << 20); }
+
+// Statistics are gathered by pieces, which then must not depend on the number of threads.
+inline int64_t planned_workers(const conv3d::Convolution& call) {
+  constexpr int64_t usual_workers = 16;
+  return call.epilogue.gathers() ? usual_workers : worker_count(std::numeric_limits<int64_t>::max());
+}
+
+// Runs the calls on AMX, which share input, result and weights; their pieces take turns, so that what one has
+// read the next finds in the cache. False where another kernel is better.
+template <class S>
+bool run_amx(std::span<const conv3d::Convolution> calls, const Weights& weight,
+             const conv3d::WeightStrides& strides) {
+  const int64_t parts = amx_parts<S>();
+  if (!may_use_amx<S>() || !amx_serves(calls[0], parts)) return false;
+  const auto kernel = (std::is_same_v<S, float> ? conv3d::amx_f32 : conv3d::amx_bf16).best();
+  std::vector<conv3d::Amx> plans(calls.size());
+  PackingKey packing = {packing_id(kernel.pack), parts};
+  std::vector<int64_t> begin = {0};  // bytes
+  int64_t pieces = 0, scratch_step = 0;
+  for (size_t i = 0; i < calls.size(); ++i) {
+    conv3d::Amx& plan = plans[i];
+    plan_amx(calls[i], sizeof(S), parts, planned_workers(calls[i]), plan);
+    append_packing(calls[i], strides, packing);
+    for (const conv3d::AmxWindow& window : plan.windows) {
+      packing.insert(packing.end(), window.taps.begin(), window.taps.end());
+    }
+    begin.push_back(begin.back() + amx_packed_size(plan));
+    pieces = std::max(pieces, plan.pieces);
+    scratch_step = std::max(scratch_step, (amx_scratch(plan) + 63) / 64 * 64);
+  }
+  const PackedBlock packed = weight.packed(packing, begin.back(), "conv3d weights", [&](void* to) {
+    for (size_t i = 0; i < calls.size(); ++i) {
+      for_each_piece(amx_packing_pieces(plans[i]), [&](int64_t piece, int64_t) {
+        kernel.pack(plans[i], data<S>(weight.tensor()), strides, piece, static_cast<char*>(to) + begin[i]);
+      });
+    }
+  });
+  for (size_t i = 0; i < calls.size(); ++i) plans[i].call.weights = packed->template as<char>() + begin[i];
+  const Statistics<float> statistics(plans[0].call.epilogue, calls[0].batch,
+                                     calls[0].groups * calls[0].filters, "conv3d statistics");
+  const auto count = static_cast<int64_t>(calls.size());
+  const memory::Scratch scratch(on_huge_pages(scratch_step * worker_count(count * pieces)), "conv3d scratch");
+  for_each_piece(count * pieces, [&](int64_t piece, int64_t worker) {
+    const conv3d::Amx& plan = plans[static_cast<size_t>(piece % count)];
+    if (piece / count < plan.pieces) {
+      kernel.run(plan, piece / count, scratch.as<char>() + worker * scratch_step);
+    }
+  });
+  statistics.merge();
+  return true;
+}
+
+// Whether a call may have plain volumes.
+template <class S>
+bool takes_plain(const conv3d::Convolution& call) {
+  return may_use_amx<S>() && amx_serves(call, amx_parts<S>()) && amx_serves_plain(call);
+}
+
+// One call for each residue of the stride on each axis: the gradient of the data, or a transposed
+// convolution.
+inline std::vector<conv3d::Convolution> residues(conv3d::Convolution call,
+                                                 const std::array<conv3d::AxisArguments, 3>& axes) {
+  std::vector<conv3d::Convolution> calls;
+  for (const conv3d::Axis& d : data_gradient_axes(axes[0])) {
+    for (const conv3d::Axis& h : data_gradient_axes(axes[1])) {
+      for (const conv3d::Axis& w : data_gradient_axes(axes[2])) {
+        call.axes = {d, h, w};
+        calls.push_back(call);
+      }
+    }
+  }
+  return calls;
 }
 
 // As torch: channels_last where the input or the weight says so. A volume of one channel does not say, but

@@ -43,38 +43,11 @@ std::array<AxisArguments, 3> parse(const Ints& input_size, const Ints& weight_si
   return axes;
 }
 
-// bfloat16 on a CPU with AMX goes to oneDNN, but for one channel a group, at which it is slow, and for an
-// output padding of a whole stride: there torch leaves oneDNN for a sum that is rounded at every step.
-bool goes_to_onednn(const Tensor& x, const Tensor& weight, const Ints& stride, const Ints& output_padding,
-                    int64_t groups) {
-  if (x.scalar_type() != ScalarType::BFloat16 || isa::active() != isa::Level::amx || x.numel() == 0)
-    return false;
-  if (weight.size(1) == 1 && groups > 1) return false;
-  return std::equal(stride.begin(), stride.end(), output_padding.begin(), std::greater<>());
-}
-
-Tensor onednn_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                      const Ints& stride, const Ints& padding, const Ints& output_padding,
-                      const Ints& dilation, int64_t groups) {
-  using torch::stable::detail::from;
-  conv3d::onednn_bf16.best();
-  // oneDNN is several times slower on plain volumes than changing their layout takes.
-  const bool change = weight.size(1) * groups > 1;
-  const Tensor volume = change ? to_layout(x, Layout5::channels_last, "conv_transpose3d") : x;
-  const Tensor filters = change ? to_layout(weight, Layout5::channels_last, "conv_transpose3d") : weight;
-  std::array<StableIValue, 9> stack{from(volume), from(filters),        from(bias),
-                                    from(stride), from(padding),        from(dilation),
-                                    from(true),   from(output_padding), from(groups)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
-  return to_layout(torch::stable::detail::to<Tensor>(stack[0]), result_layout(x, weight), "conv_transpose3d");
-}
-
-// One call for each residue of the stride on each axis. They read the same input, so their pieces take
-// turns: what one has read, the next finds in the cache.
+// Runs the calls on the direct or the depthwise kernel. They read the same input, so their pieces take turns:
+// what one has read, the next finds in the cache.
 template <class S>
-void run_residues(const conv3d::DirectKernel& kernel, std::vector<Convolution> calls, const Tensor& weight,
-                  const conv3d::WeightStrides& strides) {
+void run_direct(std::vector<Convolution> calls, const Weights& weight, const conv3d::WeightStrides& strides) {
+  const auto kernel = (is_depthwise(calls[0]) ? Tables<S>::depthwise() : Tables<S>::direct()).best();
   int64_t pieces = 0, scratch_step = 0;
   for (Convolution& call : calls) {
     if (is_depthwise(call)) {
@@ -85,8 +58,7 @@ void run_residues(const conv3d::DirectKernel& kernel, std::vector<Convolution> c
     pieces = std::max(pieces, call.pieces);
     scratch_step = std::max(scratch_step, (call.scratch + 63) / 64 * 64);
   }
-  const PackedBlock packed =
-      packed_for_direct<S>(Weights(weight), strides, calls, "conv_transpose3d weights");
+  const PackedBlock packed = packed_for_direct<S>(weight, strides, calls, "conv_transpose3d weights");
 
   const auto count = static_cast<int64_t>(calls.size());
   const memory::Scratch scratch(scratch_step * worker_count(count * pieces), "conv_transpose3d scratch");
@@ -121,21 +93,16 @@ Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor
     for (int64_t k = 0; k < bias->size(0); ++k) bias_values.push_back(to_float(values[k * bias->stride(0)]));
     call.bias = bias_values.data();
   }
-  std::vector<Convolution> calls;
-  for (const Axis& d : data_gradient_axes(axes[0])) {
-    for (const Axis& h : data_gradient_axes(axes[1])) {
-      for (const Axis& w : data_gradient_axes(axes[2])) {
-        call.axes = {d, h, w};
-        calls.push_back(call);
-      }
-    }
+  const conv3d::WeightStrides strides{call.channels * weight.stride(0),
+                                      weight.stride(1),
+                                      weight.stride(0),
+                                      {weight.stride(2), weight.stride(3), weight.stride(4)}};
+  const Weights weights(weight);
+  const std::vector<Convolution> calls = residues(call, axes);
+  if constexpr (!std::is_same_v<S, double>) {
+    if (run_amx<S>(calls, weights, strides)) return to_layout(y, layout, "conv_transpose3d");
   }
-  const auto& table = is_depthwise(call) ? Tables<S>::depthwise() : Tables<S>::direct();
-  run_residues<S>(table.best(), std::move(calls), weight,
-                  {call.channels * weight.stride(0),
-                   weight.stride(1),
-                   weight.stride(0),
-                   {weight.stride(2), weight.stride(3), weight.stride(4)}});
+  run_direct<S>(calls, weights, strides);
   return to_layout(y, layout, "conv_transpose3d");
 }
 
@@ -147,9 +114,6 @@ Tensor conv_transpose3d_forward(const Tensor& x, const Tensor& weight, const std
       x.scalar_type() == weight.scalar_type() &&
           (!bias || (bias->scalar_type() == x.scalar_type() && bias->numel() == weight.size(1) * groups)),
       "conv_transpose3d: weight and bias must have the dtype of the input, and bias one value a channel");
-  if (goes_to_onednn(x, weight, stride, output_padding, groups)) {
-    return onednn_forward(x, weight, bias, stride, padding, output_padding, dilation, groups);
-  }
   if (x.scalar_type() == ScalarType::Float) return forward<float>(x, weight, bias, axes, groups);
   if (x.scalar_type() == ScalarType::Double) return forward<double>(x, weight, bias, axes, groups);
   VOLNET_CHECK(x.scalar_type() == ScalarType::BFloat16,

@@ -63,6 +63,7 @@ struct Convolution {
   Epilogue epilogue;
   bool loads_inputs = false;  // from `inputs` instead of x
   Inputs inputs;
+  bool plain_x = false, plain_y = false;  // [N, C, D, H, W] instead; the AMX kernel alone knows them
 
   // From the planner.
   Form form = Form::rows;
@@ -136,8 +137,6 @@ void weight_gradient_f64(const WeightGradient&, int64_t piece);
 
 extern const isa::KernelTable<DirectKernel> direct_f32, direct_bf16, direct_f64;
 extern const isa::KernelTable<DirectKernel> depthwise_f32, depthwise_bf16, depthwise_f64;
-// Counts the calls that are handed to oneDNN; there is no kernel of ours behind it yet.
-extern const isa::KernelTable<std::nullptr_t> onednn_bf16;
 extern const isa::KernelTable<GradientKernel> weight_gradient_f32, weight_gradient_f64;
 
 }  // namespace volnet::conv3d

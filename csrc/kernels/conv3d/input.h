@@ -5,7 +5,7 @@
 //   x'[n, i, c] = activation(x[n, i, c] * scale[n, c] + shift[n, c])
 //
 // Padding is zeros around x', not around x. Values are in the compute type from here on: bfloat16 is not
-// rounded between.
+// rounded between, but on AMX, which multiplies bfloat16.
 //
 // A kernel that gathers its input into scratch of its own loads it by InputVector of input_body.h. For the
 // others, and where an activation is too expensive to be computed once for every tap, apply_inputs writes x'

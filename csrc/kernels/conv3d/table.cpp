@@ -1,3 +1,5 @@
+#include "kernels/conv3d/amx.h"
+#include "kernels/conv3d/amx_gradient.h"
 #include "kernels/conv3d/conv3d.h"
 #include "kernels/conv3d/winograd.h"
 
@@ -77,7 +79,13 @@ const KernelTable<WinogradKernel> winograd_bf16{
       avx512::winograd_output_plane, avx512::winograd_output_bf16, 16, 14}},
 };
 
-const KernelTable<std::nullptr_t> onednn_bf16{{"conv3d_bf16_onednn_amx", Level::amx, nullptr}};
+const KernelTable<AmxKernel> amx_f32{{"conv3d_f32_amx", Level::amx, {amx::convolution_f32, amx::pack_f32}}};
+const KernelTable<AmxKernel> amx_bf16{
+    {"conv3d_bf16_amx", Level::amx, {amx::convolution_bf16, amx::pack_bf16}}};
+const KernelTable<AmxGradientKernel> amx_gradient_f32{
+    {"conv3d_f32_weight_gradient_amx", Level::amx, {amx::weight_gradient_f32}}};
+const KernelTable<AmxGradientKernel> amx_gradient_bf16{
+    {"conv3d_bf16_weight_gradient_amx", Level::amx, {amx::weight_gradient_bf16}}};
 
 const KernelTable<GradientKernel> weight_gradient_f32{
     {"conv3d_f32_weight_gradient_scalar", Level::scalar, {scalar::weight_gradient_f32, 1}},

@@ -1,0 +1,2 @@
+#pragma GCC pop_options
+#undef VOLNET_ISA
