@@ -11,6 +11,7 @@ do around a call does not. A function that belongs to no stage below stands for 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -23,19 +24,18 @@ from pathlib import Path
 import ops
 import torch
 
-from volnet import _C
+from volnet import _C, isa
 
 # By the name of a function; the first pattern that is found counts.
 STAGES = {
-    "weights": r"weight_transform|weights|pack|digest",
-    "input": r"input|copy_voxels|split|gather|pad",
-    "output": r"output|store",
-    "products": r"product|multiply|tile",
+    "weights": r"weight_transform|weights|pack|digest|block_sums",
+    "input": r"input|copy|slice|split|gather|pad",
+    "output": r"output|store|gradient_sum",
+    "products": r"product|multiply|outer_sum|[tT]ile|block_32",
 }
 LAYERS = (
     "32 to 32, 96^3, 3^3",
     "64 to 64, 64^3, 3^3",
-    "128 to 128, 32^3, 3^3",
     "256 to 256, 16^3, 3^3",
     "256 to 256, 48x48x40, 3^3",
 )
@@ -53,18 +53,16 @@ def run(name: str, backward: bool) -> None:
             call()
 
 
-def sample(name: str, backward: bool) -> Counter[str]:
+def sample(name: str, backward: bool, level: str) -> Counter[str]:
     """Shares of the samples by stage."""
+    run = [sys.executable, __file__, "--run", name, *["--backward"] * backward]
     with tempfile.TemporaryDirectory() as folder:
         data = f"{folder}/perf.data"
         record = ["perf", "record", "--quiet", "-e", "cpu-clock", "-F", "997", "-o", data]
-        subprocess.run(
-            [*record, sys.executable, __file__, "--run", name, *["--backward"] * backward], check=True
-        )
+        subprocess.run([*record, *run], env=os.environ | {"VOLNET_MAX_ISA": level}, check=True)
         report = ["perf", "report", "-i", data, "--stdio", "-t", "\t", "--sort", "symbol"]
-        text = subprocess.run(
-            [*report, "--dso", Path(_C.__file__).name], check=True, capture_output=True, text=True
-        ).stdout
+        report += ["--dso", Path(_C.__file__).name]
+        text = subprocess.run(report, check=True, capture_output=True, text=True).stdout
     shares: Counter[str] = Counter()
     for percent, symbol in re.findall(r"^ *([\d.]+)% *\t\[\.\] ([^\t\n]+)", text, flags=re.MULTILINE):
         plain = symbol.replace("(anonymous namespace)::", "").removeprefix("void ")
@@ -86,10 +84,15 @@ def main() -> None:
         return
     if shutil.which("perf") is None:
         sys.exit("perf is not installed")
-    rows = {name: sample(name, arguments.backward) for name in arguments.layers}
-    stages = [s for s in dict.fromkeys([*STAGES, *(s for row in rows.values() for s in row)])]
-    stages = [s for s in stages if any(row[s] >= 0.01 for row in rows.values())]
-    print(f"| layer | {' | '.join(stages)} |\n|{' --- |' * (len(stages) + 1)}")
+    levels = [level for level in ("avx512", "amx") if level in isa.available()] or [isa.active()]
+    rows = {
+        f"{name} | {level}": sample(name, arguments.backward, level)
+        for level in levels
+        for name in arguments.layers
+    }
+    stages = list(dict.fromkeys([*STAGES, *(s for row in rows.values() for s in row)]))
+    stages = [s for s in stages if any(row[s] >= 0.02 for row in rows.values())]
+    print(f"| layer | level | {' | '.join(stages)} |\n|{' --- |' * (len(stages) + 2)}")
     for name, row in rows.items():
         print(f"| {name} | {' | '.join(f'{row[s]:.0%}' for s in stages)} |")
 

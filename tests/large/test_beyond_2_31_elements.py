@@ -174,3 +174,40 @@ def test_conv3d(name: str, layout: str, level: str) -> None:
             y = ops.conv3d(x, weight.requires_grad_(), bias.requires_grad_(), **at.arguments)
             dw, db = torch.autograd.grad(y, (weight, bias), dy)
             check_weight_gradient(at, x, dy, dw, db)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_conv_transpose3d(layout: str) -> None:
+    need(12)
+    small = tuple(n // 2 for n in SPACE)
+    x = volume(4, layout, small).requires_grad_()
+    weight = torch.randn(4, WIDE, 2, 2, 2).bfloat16()
+    y = ops.conv_transpose3d(x, weight, stride=2)
+    assert y.numel() > 2**31
+    for voxel in voxels(SPACE, WIDE):
+        inputs = x.detach()[(0, slice(None), *(v // 2 for v in voxel))]
+        of_tap = weight[(..., *(v % 2 for v in voxel))]
+        assert_near(y.detach()[(0, slice(None), *voxel)], inputs.double() @ of_tap.double())
+    (dx,) = torch.autograd.grad(y, x, dy := volume(WIDE, layout, seed=3))
+    for voxel in voxels(small, 4):
+        outputs = patch(dy, [2 * v for v in voxel], (2, 2, 2))
+        assert_near(dx[(0, slice(None), *voxel)], torch.einsum("kdhw,ckdhw->c", outputs, weight.double()))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_max_pool3d(layout: str) -> None:
+    need(12)
+    x = volume(WIDE, layout).requires_grad_()
+    assert x.numel() > 2**31
+    y = ops.max_pool3d(x, 2)
+    small = tuple(y.shape[2:])
+    for voxel in voxels(small, WIDE):
+        window = patch(x.detach(), [2 * v for v in voxel], (2, 2, 2))
+        assert torch.equal(y.detach()[(0, slice(None), *voxel)].double(), window.amax((1, 2, 3)))
+    (dx,) = torch.autograd.grad(y, x, dy := volume(WIDE, layout, small, seed=3))
+    for voxel in voxels(SPACE, WIDE):
+        window = patch(x.detach(), [v // 2 * 2 for v in voxel], (2, 2, 2)).requires_grad_()
+        F.max_pool3d(window, 2).backward(patch(dy, [v // 2 for v in voxel], (1, 1, 1)))
+        assert torch.equal(
+            dx[(0, slice(None), *voxel)].double(), window.grad[(slice(None), *(v % 2 for v in voxel))]
+        )
