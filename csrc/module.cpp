@@ -4,6 +4,8 @@
 
 #include "isa/dispatch.h"
 #include "isa/isa.h"
+#include "kernels/conv3d/plan.h"
+#include "kernels/conv3d/plan_book.h"
 #include "kernels/conv3d/planner.h"
 #include "kernels/conv3d/winograd.h"
 #include "memory/pool.h"
@@ -31,24 +33,47 @@ PYBIND11_MODULE(_C, m) {
     return rows;
   });
 
-  // The plan of the direct float32 conv3d kernel; padding is [begin, end] of each axis.
-  m.def("conv3d_plan", [](const std::array<int64_t, 5>& input, const std::array<int64_t, 5>& weight,
-                          const std::array<int64_t, 3>& stride, const std::array<int64_t, 6>& padding,
-                          const std::array<int64_t, 3>& dilation, int64_t groups) {
-    std::array<conv3d::AxisArguments, 3> axes;
+  // The candidates for a forward conv3d, the one that would run first; padding is [begin, end] of each axis.
+  m.def("conv3d_plans", [](const std::array<int64_t, 5>& input, const std::array<int64_t, 5>& weight,
+                           const std::array<int64_t, 3>& stride, const std::array<int64_t, 6>& padding,
+                           const std::array<int64_t, 3>& dilation, int64_t groups, const std::string& dtype,
+                           int64_t threads) {
+    conv3d::Convolution call;
+    call.batch = input[0];
+    call.groups = groups;
+    call.channels = weight[1];
+    call.filters = weight[0] / groups;
     for (size_t i = 0; i < 3; ++i) {
-      axes[i] = {input[2 + i], weight[2 + i], stride[i], padding[2 * i], padding[2 * i + 1], dilation[i]};
+      call.axes[i] = conv3d::forward_axis(
+          {input[2 + i], weight[2 + i], stride[i], padding[2 * i], padding[2 * i + 1], dilation[i]});
     }
-    const auto [kernel, call] =
-        conv3d::plan_forward_f32(axes, input[0], groups, weight[1], weight[0] / groups);
-    py::dict d;
-    d["kernel"] = kernel;
-    d["pieces"] = call.pieces;
-    d["rows_a_piece"] = call.rows;
-    d["k_block"] = call.k_block;
-    d["scratch_bytes_a_worker"] = call.scratch;
-    return d;
+    const conv3d::Conditions conditions{dtype == "float32"   ? conv3d::Element::f32
+                                        : dtype == "float64" ? conv3d::Element::f64
+                                                             : conv3d::Element::bf16,
+                                        threads};
+    const std::string chosen = plan_for(call, conditions)->name, key = plan_key(call, conditions);
+    py::list rows;
+    for (const conv3d::Plan& plan : candidates(call, conditions)) {
+      py::dict d;
+      d["key"] = key;  // of the plan book, which calls the plan by its name
+      d["name"] = plan.name;
+      d["kernel"] = plan.kernel;
+      d["cost"] = plan.cost;
+      d["pieces"] = plan.pieces;
+      d["scratch_bytes_a_worker"] = plan.scratch;
+      d["packed_weight_bytes"] = plan.packed_bytes;
+      rows.insert(plan.name == chosen ? 0 : rows.size(), d);
+    }
+    return rows;
   });
+
+  m.def("plans_measure", &conv3d::set_measuring);
+  m.def("plans_measuring", &conv3d::measuring);
+  m.def("plans_measured", &conv3d::measured_choices);
+  m.def("plans_remember", &conv3d::remember_choices);
+  m.def("plans_forget", &conv3d::forget_choices);
+  m.def("plans_trace", &conv3d::set_tracing);
+  m.def("plans_take_trace", &conv3d::take_trace);
 
   m.def("precision", [] { return static_cast<int>(conv3d::precision()); });
   m.def("set_precision", [](int level) { conv3d::set_precision(static_cast<conv3d::Precision>(level)); });

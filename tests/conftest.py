@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Before volnet is imported: what the user has measured must not decide which kernels are tested.
+os.environ["VOLNET_PLANS"] = "off"
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

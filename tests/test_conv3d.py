@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,12 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.opinfo import opinfo_samples
-from volnet import _C, isa, nn, ops, set_precision
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from volnet import isa, nn, ops, set_precision
 
 X = torch.zeros(1, 4, 5, 6, 7)
 W = torch.zeros(8, 4, 3, 3, 3)
@@ -172,29 +165,6 @@ def test_second_derivatives() -> None:
 
     inputs = (leaf(2, 2, 3, 4, 3), leaf(4, 1, 3, 2, 3), leaf(4))
     assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
-
-
-SHAPES = Path(__file__).parents[1] / "benchmarks" / "shapes" / "conv3d.toml"
-
-
-@pytest.mark.parametrize("shape", tomllib.loads(SHAPES.read_text())["shape"], ids=lambda s: s["name"])
-def test_plans_keep_many_cores_busy(shape: dict) -> None:
-    """At batch 1: four pieces of work for each of 112 cores, or one an output row where there are fewer."""
-    kernel = shape.get("kernel_size", [3, 3, 3])
-    stride, dilation = (
-        v if isinstance(v, list) else [v] * 3 for v in (shape.get("stride", 1), shape.get("dilation", 1))
-    )
-    padding = [side for k, d in zip(kernel, dilation, strict=True) for side in [d * (k // 2)] * 2]
-    groups = shape.get("groups", 1)
-    volume = [1, shape["in_channels"], *shape["size"]]
-    weight = [shape["out_channels"], shape["in_channels"] // groups, *kernel]
-    with isa.limit("avx2"):
-        plan = _C.conv3d_plan(volume, weight, stride, padding, dilation, groups)
-    depthwise = groups == shape["in_channels"] > 1
-    assert plan["kernel"] == f"conv3d_f32_{'depthwise' if depthwise else 'direct'}_avx2"
-    depth, height = shape["size"][0] // stride[0], shape["size"][1] // stride[1]
-    assert plan["pieces"] >= min(4 * 112, depth * height)
-    assert plan["scratch_bytes_a_worker"] < 2**20
 
 
 @pytest.mark.parametrize("kind", ["normal", "rectified", "offset", "positive_weights"])

@@ -2,8 +2,19 @@
 
 from importlib.metadata import version
 
-from volnet import isa, memory, nn, ops
+from volnet import isa, memory, nn, ops, plans
+from volnet.explain import explain
 from volnet.precision import get_precision, set_precision
 
 __version__ = version("volnet")
-__all__ = ["__version__", "get_precision", "isa", "memory", "nn", "ops", "set_precision"]
+__all__ = [
+    "__version__",
+    "explain",
+    "get_precision",
+    "isa",
+    "memory",
+    "nn",
+    "ops",
+    "plans",
+    "set_precision",
+]

@@ -1,12 +1,15 @@
 // torch.ops.volnet.conv3d and its gradients. Padding is [d begin, d end, h begin, h end, w begin, w end].
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <limits>
 #include <type_traits>
 
 #include "isa/isa.h"
 #include "kernels/conv3d/amx_gradient.h"
 #include "kernels/conv3d/conv3d.h"
+#include "kernels/conv3d/plan.h"
+#include "kernels/conv3d/plan_book.h"
 #include "kernels/conv3d/planner.h"
 #include "kernels/conv3d/winograd.h"
 #include "ops/conv3d.h"
@@ -50,6 +53,13 @@ Arguments parse(const Ints& input_size, const Ints& weight_size, const Ints& str
   return result;
 }
 
+template <class S>
+constexpr conv3d::Element element() {
+  return std::is_same_v<S, float>    ? conv3d::Element::f32
+         : std::is_same_v<S, double> ? conv3d::Element::f64
+                                     : conv3d::Element::bf16;
+}
+
 template <class A>
 void run_pieces(const conv3d::DirectKernel& kernel, Convolution call) {
   const Statistics<A> statistics(call.epilogue, call.batch, call.groups * call.filters, "conv3d statistics");
@@ -75,18 +85,26 @@ void apply_inputs(Convolution& call, std::optional<memory::Scratch>& applied) {
   call.loads_inputs = false;
 }
 
-// Runs the call by Winograd where that is less work and the precision allows it.
 template <class S>
-bool winograd(const Convolution& call, const Weights& weight, const conv3d::WeightStrides& strides) {
-  if (conv3d::precision() == conv3d::Precision::highest) return false;
-  const auto& table = std::is_same_v<S, float> ? conv3d::winograd_f32 : conv3d::winograd_bf16;
-  conv3d::Winograd plan;
-  if (!plan_winograd(table.preview().second, call, planned_workers(call), plan)) return false;
-  const auto kernel = table.best();
-  PackingKey packing = {packing_id(kernel.weights)};
+void run_direct(Convolution call, const Weights& weight, const conv3d::WeightStrides& strides) {
+  const bool depthwise = is_depthwise(call);
+  const auto kernel = (depthwise ? Tables<S>::depthwise() : Tables<S>::direct()).best();
+  if (depthwise) {
+    plan_depthwise(kernel, call);
+  } else {
+    plan(kernel, sizeof(compute_t<S>), call);
+  }
+  const PackedBlock packed = packed_for_direct<S>(weight, strides, {&call, 1}, "conv3d weights");
+  run_pieces<compute_t<S>>(kernel, call);
+}
+
+template <class S>
+void run_winograd(const std::array<int64_t, 3>& tile, const Convolution& call, const Weights& weight,
+                  const conv3d::WeightStrides& strides) {
+  const auto kernel = (std::is_same_v<S, float> ? conv3d::winograd_f32 : conv3d::winograd_bf16).best();
+  conv3d::Winograd plan = plan_winograd(kernel, call, tile, planned_workers(call));
+  PackingKey packing = {packing_id(kernel.weights), plan.k_block, tile[0], tile[1], tile[2]};
   append_packing(call, strides, packing);
-  for (const auto& axis : plan.axes) packing.push_back(axis.m);
-  packing.push_back(plan.k_block);
   const PackedBlock u = weight.packed(
       packing, transformed_size(plan) * static_cast<int64_t>(sizeof(float)), "conv3d weights", [&](void* to) {
         for_each_piece(transforming_pieces(plan), [&](int64_t piece, int64_t) {
@@ -103,33 +121,63 @@ bool winograd(const Convolution& call, const Weights& weight, const conv3d::Weig
     run_winograd_piece(kernel, plan, piece, scratch.as<char>() + worker * scratch_step);
   });
   statistics.merge();
-  return true;
+}
+
+template <class S>
+void run_plan(const conv3d::Plan& plan, const Convolution& call, const Weights& weight,
+              const conv3d::WeightStrides& strides) {
+  if (conv3d::tracing()) conv3d::trace(plan.kernel);
+  if constexpr (!std::is_same_v<S, double>) {
+    if (plan.algorithm == conv3d::Algorithm::winograd) {
+      run_winograd<S>(plan.tile, call, weight, strides);
+      return;
+    }
+  }
+  run_direct<S>(call, weight, strides);
+}
+
+// The fastest of the few best candidates, timed on the call itself.
+template <class S>
+conv3d::Plan measure(const Convolution& call, const conv3d::Conditions& conditions, const Weights& weight,
+                     const conv3d::WeightStrides& strides) {
+  constexpr size_t tried = 4;
+  constexpr int repetitions = 3;
+  std::vector<conv3d::Plan> plans = candidates(call, conditions);
+  plans.resize(std::min(plans.size(), tried));
+  std::vector<double> seconds(plans.size(), std::numeric_limits<double>::infinity());
+  for (int i = 0; i < repetitions && plans.size() > 1; ++i) {
+    for (size_t p = 0; p < plans.size(); ++p) {
+      run_plan<S>(plans[p], call, weight, strides);  // packs the weights, and fills the caches alike for all
+      const auto start = std::chrono::steady_clock::now();
+      run_plan<S>(plans[p], call, weight, strides);
+      const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+      seconds[p] = std::min(seconds[p], taken.count());
+    }
+  }
+  return plans[static_cast<size_t>(std::min_element(seconds.begin(), seconds.end()) - seconds.begin())];
 }
 
 // Runs one call; `filters` and `channels` are swapped for the gradient of the data.
 template <class S>
 void convolve(Convolution call, const Weights& weight, const conv3d::WeightStrides& strides) {
-  const bool depthwise = is_depthwise(call);
   // An exponential is computed once for each value, not once for each tap that reads it.
   const auto exponential = [](const conv3d::Input& input) {
     return input.activation != conv3d::Activation::none && input.activation != conv3d::Activation::relu &&
            input.activation != conv3d::Activation::prelu;
   };
   std::optional<memory::Scratch> applied;
-  if (depthwise || std::any_of(call.inputs.begin(), call.inputs.end(), exponential)) {
+  if (is_depthwise(call) || std::any_of(call.inputs.begin(), call.inputs.end(), exponential)) {
     apply_inputs<S>(call, applied);
   }
-  if constexpr (!std::is_same_v<S, double>) {
-    if (run_amx<S>({&call, 1}, weight, strides) || (!depthwise && winograd<S>(call, weight, strides))) return;
+  if (run_amx<S>({&call, 1}, weight, strides)) return;
+  const conv3d::Conditions conditions{element<S>(), planned_workers(call)};
+  if (conv3d::measuring()) {
+    const std::string key = plan_key(call, conditions);
+    if (conv3d::measured_choice(key).empty()) {
+      conv3d::remember_choices({{key, measure<S>(call, conditions, weight, strides).name}});
+    }
   }
-  const auto kernel = (depthwise ? Tables<S>::depthwise() : Tables<S>::direct()).best();
-  if (depthwise) {
-    plan_depthwise(kernel, call);
-  } else {
-    plan(kernel, sizeof(compute_t<S>), call);
-  }
-  const PackedBlock packed = packed_for_direct<S>(weight, strides, {&call, 1}, "conv3d weights");
-  run_pieces<compute_t<S>>(kernel, call);
+  run_plan<S>(*plan_for(call, conditions), call, weight, strides);
 }
 
 template <class S>

@@ -11,6 +11,7 @@
 #include "isa/isa.h"
 #include "kernels/conv3d/amx.h"
 #include "kernels/conv3d/conv3d.h"
+#include "kernels/conv3d/plan_book.h"
 #include "kernels/conv3d/planner.h"
 #include "kernels/conv3d/winograd.h"
 #include "ops/epilogue.h"
@@ -111,7 +112,9 @@ bool run_amx(std::span<const conv3d::Convolution> calls, const Weights& weight,
              const conv3d::WeightStrides& strides) {
   const int64_t parts = amx_parts<S>();
   if (!may_use_amx<S>() || !amx_serves(calls[0], parts)) return false;
-  const auto kernel = (std::is_same_v<S, float> ? conv3d::amx_f32 : conv3d::amx_bf16).best();
+  const auto& table = std::is_same_v<S, float> ? conv3d::amx_f32 : conv3d::amx_bf16;
+  const auto kernel = table.best();
+  if (conv3d::tracing()) conv3d::trace(table.preview().first);
   std::vector<conv3d::Amx> plans(calls.size());
   PackingKey packing = {packing_id(kernel.pack), parts};
   std::vector<int64_t> begin = {0};  // bytes

@@ -8,23 +8,13 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "memory/key_hash.h"
 #include "ops/tensors.h"
 
 namespace volnet {
 namespace {
 
 using digest::Digest;
-
-struct KeyHash {
-  size_t operator()(const PackingKey& key) const {
-    uint64_t hash = key.size();
-    for (const int64_t word : key) {
-      hash = (hash ^ static_cast<uint64_t>(word)) * 0x9e3779b97f4a7c15;
-      hash ^= hash >> 29;
-    }
-    return hash;
-  }
-};
 
 // Blocks are handed back to the pool after the lock is released: the two locks are never held together.
 class Cache {

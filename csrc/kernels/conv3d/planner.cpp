@@ -145,23 +145,12 @@ void plan_depthwise(const DirectKernel& kernel, Convolution& call) {
   call.pieces = call.batch * call.epilogue.slots;
 }
 
-Plan plan_forward_f32(const std::array<AxisArguments, 3>& axes, int64_t batch, int64_t groups,
-                      int64_t channels, int64_t filters) {
-  Plan result;
-  Convolution& call = result.call;
-  call.batch = batch;
-  call.groups = groups;
-  call.channels = channels;
-  call.filters = filters;
-  for (size_t i = 0; i < 3; ++i) call.axes[i] = forward_axis(axes[i]);
-  const auto [name, kernel] = (is_depthwise(call) ? depthwise_f32 : direct_f32).preview();
-  result.kernel = name;
-  if (is_depthwise(call)) {
-    plan_depthwise(kernel, call);
-  } else {
-    plan(kernel, sizeof(float), call);
-  }
-  return result;
+double direct_cost(const Convolution& call) {
+  constexpr double efficiency = 0.9;  // measured, of the multiply-adds on whole blocks of filters
+  const int64_t padded = is_depthwise(call) ? 1 : ceil_div(call.filters, call.k_block) * call.k_block;
+  double work = static_cast<double>(call.batch * call.groups * call.channels * padded) / efficiency;
+  for (const Axis& axis : call.axes) work *= static_cast<double>(axis.count * axis.taps.size());
+  return work;
 }
 
 void plan(const GradientKernel& kernel, int64_t element_size, WeightGradient& call) {

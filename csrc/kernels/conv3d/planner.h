@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "kernels/conv3d/conv3d.h"
@@ -34,13 +33,8 @@ inline bool is_depthwise(const Convolution& call) {
   return call.channels == 1 && call.filters == 1 && call.groups > 1;
 }
 
-// What a float32 forward pass of the direct algorithm runs, for those who ask.
-struct Plan {
-  std::string kernel;
-  Convolution call;
-};
-Plan plan_forward_f32(const std::array<AxisArguments, 3>& axes, int64_t batch, int64_t groups,
-                      int64_t channels, int64_t filters);
+// The work of a planned call of the direct kernel, in multiply-adds at the speed of an ideal one.
+double direct_cost(const Convolution& call);
 
 // Where weight element (group, filter, channel, tap) lies, in elements.
 struct WeightStrides {

@@ -19,18 +19,6 @@ bool fits(const Axis& axis) {
          axis.count == axis.output;
 }
 
-// Work in multiply-adds of the product's speed. Transforms move each element of V and M through registers
-// three times: measured, an element costs about as much as this many multiply-adds of a product.
-constexpr double transform_cost = 14.0, weight_cost = 30.0;
-constexpr double direct_efficiency = 0.9;
-
-double cost(const Winograd& plan) {
-  const auto products = static_cast<double>(plan.products()), tiles = static_cast<double>(plan.tiles());
-  const auto c = static_cast<double>(plan.c_padded), k = static_cast<double>(plan.k_padded);
-  const double a_group = products * (tiles * (c * k + transform_cost * (c + k)) + weight_cost * c * k);
-  return a_group * static_cast<double>(plan.groups);
-}
-
 std::atomic<Precision> current_precision{Precision::high};
 
 }  // namespace
@@ -38,8 +26,25 @@ std::atomic<Precision> current_precision{Precision::high};
 Precision precision() { return current_precision.load(std::memory_order_relaxed); }
 void set_precision(Precision value) { current_precision.store(value, std::memory_order_relaxed); }
 
-bool plan_winograd(const WinogradKernel& kernel, const Convolution& call, int64_t workers, Winograd& plan) {
-  if (!std::all_of(call.axes.begin(), call.axes.end(), fits)) return false;
+std::vector<std::array<int64_t, 3>> winograd_tiles(const Convolution& call) {
+  std::vector<std::array<int64_t, 3>> tiles;
+  if (!std::all_of(call.axes.begin(), call.axes.end(), fits)) return tiles;
+  const auto sizes = [](const Axis& axis) {
+    return axis.taps.size() == 1 ? std::vector<int64_t>{1} : std::vector<int64_t>{2, 4};
+  };
+  for (const int64_t d : sizes(call.axes[0])) {
+    for (const int64_t h : sizes(call.axes[1])) {
+      for (const int64_t w : sizes(call.axes[2])) {
+        if (d * h * w > 1) tiles.push_back({d, h, w});
+      }
+    }
+  }
+  return tiles;
+}
+
+Winograd plan_winograd(const WinogradKernel& kernel, const Convolution& call,
+                       const std::array<int64_t, 3>& tile, int64_t workers) {
+  Winograd plan;
   plan.x = call.x;
   plan.y = call.y;
   plan.bias = static_cast<const float*>(call.bias);
@@ -54,46 +59,39 @@ bool plan_winograd(const WinogradKernel& kernel, const Convolution& call, int64_
   plan.k_block = call.filters <= kernel.width ? kernel.width : 2 * kernel.width;
   plan.c_padded = ceil_div(call.channels, kernel.width) * kernel.width;
   plan.k_padded = ceil_div(call.filters, plan.k_block) * plan.k_block;
-
-  double best =
-      static_cast<double>(call.channels * plan.k_padded * call.groups * call.batch) / direct_efficiency;
-  for (const Axis& axis : call.axes) {
-    best *= static_cast<double>(axis.output) * static_cast<double>(axis.taps.size());
+  for (size_t i = 0; i < 3; ++i) {
+    const Axis& axis = call.axes[i];
+    plan.axes[i] = {axis.input, axis.output, axis.taps.front().offset, tile[i],
+                    ceil_div(axis.output, tile[i])};
   }
-  bool found = false;
-  std::array<WinogradAxis, 3> chosen;
-  constexpr std::array<int64_t, 2> sizes = {2, 4};
-  for (const int64_t md : sizes) {
-    for (const int64_t mh : sizes) {
-      for (const int64_t mw : sizes) {
-        const std::array<int64_t, 3> wanted = {md, mh, mw};
-        for (size_t i = 0; i < 3; ++i) {
-          const Axis& axis = call.axes[i];
-          const int64_t m = axis.taps.size() == 1 ? 1 : wanted[i];
-          plan.axes[i] = {axis.input, axis.output, axis.taps.front().offset, m, ceil_div(axis.output, m)};
-        }
-        if (plan.products() > 1 && cost(plan) < best) {
-          best = cost(plan);
-          chosen = plan.axes;
-          found = true;
-        }
-      }
-    }
-  }
-  if (!found) return false;
-  plan.axes = chosen;
 
   // More tiles at once read U less often; fewer keep V, M and Z in the second-level cache.
   const int64_t width = plan.c_padded + plan.k_padded;
   const int64_t rows = kernel.row_tile * (width <= 160 ? 1 : width <= 320 ? 2 : 4);
-  const int64_t even = ceil_div(plan.tiles(), std::max<int64_t>(workers, 1));
+  // Many cores are kept evenly busy by four pieces each, a few are better off reading U less often.
+  const int64_t even =
+      workers > 8 ? plan.tiles() / (4 * workers) : ceil_div(plan.tiles(), std::max<int64_t>(workers, 1));
   plan.block_tiles = std::clamp<int64_t>(rows, 1, std::max<int64_t>(even, 1));
   plan.epilogue.slots = ceil_div(plan.image_tiles(), plan.block_tiles) + 1;  // an image may begin in a block
   const auto& [depth, height, width_axis] = plan.axes;
   plan.v_step = (plan.products() | 1) * kernel.width;
   plan.m_step = (height.alpha() * width_axis.alpha() | 1) * plan.k_block;
   plan.z_step = (depth.alpha() * height.m * width_axis.m | 1) * kernel.width;
-  return true;
+  return plan;
+}
+
+// Measured: an element of V or M costs about as much as 14 multiply-adds of a product, because transforms
+// move it through registers three times; an element of U 7, or 32 where all of U does not fit the last cache.
+constexpr double transform_cost = 14.0, cached_weight_cost = 7.0, weight_cost = 32.0;
+constexpr double last_cache = 32 << 20;
+
+double winograd_cost(const Winograd& plan) {
+  const auto products = static_cast<double>(plan.products()), tiles = static_cast<double>(plan.tiles());
+  const auto c = static_cast<double>(plan.c_padded), k = static_cast<double>(plan.k_padded);
+  const bool cached = static_cast<double>(transformed_size(plan)) * sizeof(float) <= last_cache;
+  const double reading = (cached ? cached_weight_cost : weight_cost) * c * k;
+  const double a_group = products * (tiles * (c * k + transform_cost * (c + k)) + reading);
+  return a_group * static_cast<double>(plan.groups);
 }
 
 int64_t transformed_size(const Winograd& plan) {

@@ -24,6 +24,7 @@
 
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "isa/dispatch.h"
 #include "kernels/conv3d/conv3d.h"
@@ -109,8 +110,15 @@ VOLNET_WINOGRAD_KERNELS(avx512)
 
 extern const isa::KernelTable<WinogradKernel> winograd_f32, winograd_bf16;
 
-// Whether `call` is one that Winograd computes with less work than the direct kernel; sets the tiles if so.
-bool plan_winograd(const WinogradKernel& kernel, const Convolution& call, int64_t workers, Winograd& plan);
+// The tiles (outputs along d, h, w) that Winograd can compute `call` with: none where it does not fit.
+std::vector<std::array<int64_t, 3>> winograd_tiles(const Convolution& call);
+
+// `call` by tiles of `tile` outputs.
+Winograd plan_winograd(const WinogradKernel& kernel, const Convolution& call,
+                       const std::array<int64_t, 3>& tile, int64_t workers);
+
+// Its work, in multiply-adds at the speed of the products.
+double winograd_cost(const Winograd& plan);
 
 int64_t transformed_size(const Winograd& plan);
 int64_t transforming_pieces(const Winograd& plan);
