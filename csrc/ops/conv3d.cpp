@@ -279,6 +279,10 @@ std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad, const Tensor& x, 
   call.channels = weight_size[1];
   call.filters = weight_size[0] / a.groups;
   for (size_t i = 0; i < 3; ++i) call.axes[i] = forward_axis(a.axes[i]);
+  if (call.channels == 1 && call.filters == 1) {
+    call.depthwise = true;
+    std::swap(call.groups, call.filters);
+  }
   const auto kernel = table.best();
   plan(kernel, sizeof(S), call);
 
@@ -287,28 +291,36 @@ std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad, const Tensor& x, 
   const memory::Scratch partial(call.ranges * range_step * static_cast<int64_t>(sizeof(S)),
                                 "conv3d backward");
   call.partial = partial.as<S>();
-  for_each_piece(call.pieces, [&](int64_t piece, int64_t) { kernel.run(call, piece); });
+  const int64_t scratch_step = (call.scratch + 63) / 64 * 64;
+  const memory::Scratch scratch(scratch_step * worker_count(call.pieces), "conv3d backward");
+  for_each_piece(call.pieces, [&](int64_t piece, int64_t worker) {
+    kernel.run(call, piece, scratch.as<char>() + worker * scratch_step);
+  });
 
   Tensor dw = empty_plain<S>(weight_size, "conv3d backward");
   Tensor db = empty_plain<S>({weight_size[0]}, "conv3d backward");
-  S* to = mutable_data<S>(dw);
-  S* to_bias = mutable_data<S>(db);
-  const S* sums = partial.as<S>();
-  for_each_piece(weight_size[0], [&](int64_t k, int64_t) {
-    const S* column = sums + k / call.filters * rows * call.k_padded + k % call.filters;
-    const auto total = [&](int64_t row) {
-      S sum = 0;
+  // Whole lines of the partial sums are added up, one line of filters for all taps of a channel.
+  constexpr int64_t line = 16;
+  const int64_t lines = (call.filters + line - 1) / line;
+  const int64_t channels = std::max<int64_t>(call.channels, 1);  // the bias has a gradient without any
+  for_each_piece(call.groups * lines * channels, [&](int64_t piece, int64_t) {
+    const int64_t c = piece % channels, k = piece / channels % lines * line;
+    const int64_t group = piece / (channels * lines), count = std::min(line, call.filters - k);
+    const S* sums = partial.as<S>() + group * rows * call.k_padded + k;
+    const auto add_up = [&](int64_t row, S* to, int64_t step) {
+      std::array<S, line> total{};
       for (int64_t range = 0; range < call.ranges; ++range) {
-        sum += column[range * range_step + row * call.k_padded];
+        const S* from = sums + range * range_step + row * call.k_padded;
+        for (int64_t i = 0; i < count; ++i) total[static_cast<size_t>(i)] += from[i];
       }
-      return sum;
+      for (int64_t i = 0; i < count; ++i) to[i * step] = total[static_cast<size_t>(i)];
     };
-    for (int64_t c = 0; c < call.channels; ++c) {
-      for (int64_t t = 0; t < taps; ++t) {
-        to[(k * call.channels + c) * taps + t] = total(t * call.channels + c);
-      }
+    const int64_t filter = group * call.filters + k;
+    for (int64_t t = 0; t < taps && c < call.channels; ++t) {
+      add_up(t * call.channels + c, mutable_data<S>(dw) + (filter * call.channels + c) * taps + t,
+             call.channels * taps);
     }
-    to_bias[k] = total(taps * call.channels);
+    if (c == 0) add_up(taps * call.channels, mutable_data<S>(db) + filter, 1);
   });
   return {dw, db};
 }

@@ -43,7 +43,7 @@ struct Axis {
   std::vector<Tap> taps;  // ascending offsets
 };
 
-// How the direct and the depthwise kernel go about a call.
+// How the kernels go about a call.
 enum class Form {
   rows,            // a row of taps at a time
   small_channels,  // all taps at once (small_channels_body.h)
@@ -91,38 +91,46 @@ struct DirectKernel {
   int64_t row_tile;  // the most output voxels along W that fit the registers
 };
 
-// The gradient of the weights, partial sums over a range of images and output planes:
+// The gradient of the weights, partial sums over a range of output rows:
 //   dw[t, c, k] = sum over n, o of x[n, i(o, t), c] * dy[n, o, k], and db[k] = sum of dy[n, o, k].
-// Accumulated into `partial` [taps + 1, channels, k_padded] of each range; the last "tap" holds db in its
-// first row.
+// Accumulated into `partial` [taps * channels + 1, k_padded] of each range and group; the last row holds db.
+//
+// A depthwise convolution is described as one group of one channel with a filter for each of its channels;
+// the filter's channel is the one it reads.
 struct WeightGradient {
   const void* x = nullptr;
   const void* dy = nullptr;
   void* partial = nullptr;  // [ranges, groups, taps * channels + 1, k_padded], zeroed by the kernel
   int64_t batch = 0, groups = 1, channels = 0, filters = 0;
   std::array<Axis, 3> axes;  // of the forward pass
+  bool depthwise = false;
 
+  // From the planner.
+  Form form = Form::rows;
   int64_t k_block = 0;
   int64_t k_padded = 0;
-  int64_t ranges = 0;  // of (image, output plane)
-  int64_t rows = 0;    // output rows accumulated in registers at once
-  int64_t pieces = 0;  // ranges * groups * blocks of k
+  int64_t blocks = 0;  // of filters that a piece computes, one after another
+  int64_t rows = 0;    // output rows of a unit, what is summed in registers at once
+  int64_t units = 0;   // of all images
+  int64_t ranges = 0;  // of units
+  int64_t pieces = 0;
+  int64_t scratch = 0;  // bytes a worker
 };
 
-using WeightGradientKernel = void (*)(const WeightGradient& call, int64_t piece);
+using WeightGradientKernel = void (*)(const WeightGradient& call, int64_t piece, void* scratch);
 
 struct GradientKernel {
   WeightGradientKernel run;
   int64_t width;
 };
 
-#define VOLNET_CONV3D_KERNELS(level)                                     \
-  namespace level {                                                      \
-  void direct_f32(const Convolution&, int64_t piece, void* scratch);     \
-  void direct_bf16(const Convolution&, int64_t piece, void* scratch);    \
-  void depthwise_f32(const Convolution&, int64_t piece, void* scratch);  \
-  void depthwise_bf16(const Convolution&, int64_t piece, void* scratch); \
-  void weight_gradient_f32(const WeightGradient&, int64_t piece);        \
+#define VOLNET_CONV3D_KERNELS(level)                                             \
+  namespace level {                                                              \
+  void direct_f32(const Convolution&, int64_t piece, void* scratch);             \
+  void direct_bf16(const Convolution&, int64_t piece, void* scratch);            \
+  void depthwise_f32(const Convolution&, int64_t piece, void* scratch);          \
+  void depthwise_bf16(const Convolution&, int64_t piece, void* scratch);         \
+  void weight_gradient_f32(const WeightGradient&, int64_t piece, void* scratch); \
   }
 VOLNET_CONV3D_KERNELS(scalar)
 VOLNET_CONV3D_KERNELS(avx2)
@@ -132,7 +140,7 @@ VOLNET_CONV3D_KERNELS(avx512)
 namespace scalar {
 void direct_f64(const Convolution&, int64_t piece, void* scratch);
 void depthwise_f64(const Convolution&, int64_t piece, void* scratch);
-void weight_gradient_f64(const WeightGradient&, int64_t piece);
+void weight_gradient_f64(const WeightGradient&, int64_t piece, void* scratch);
 }  // namespace scalar
 
 extern const isa::KernelTable<DirectKernel> direct_f32, direct_bf16, direct_f64;

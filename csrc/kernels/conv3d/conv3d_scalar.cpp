@@ -30,8 +30,8 @@ void apply_inputs_f64(const AppliedInputs& call, int64_t piece, void* to) {
 void depthwise_f64(const Convolution& call, int64_t piece, void* scratch) {
   depthwise<VecDouble, double>(call, piece, scratch);
 }
-void weight_gradient_f64(const WeightGradient& call, int64_t piece) {
-  weight_gradient_any<VecDouble>(call, piece);
+void weight_gradient_f64(const WeightGradient& call, int64_t piece, void* scratch) {
+  weight_gradient<VecDouble>(call, piece, scratch);
 }
 
 }  // namespace volnet::conv3d::VOLNET_ISA

@@ -155,19 +155,35 @@ double direct_cost(const Convolution& call) {
 
 void plan(const GradientKernel& kernel, int64_t element_size, WeightGradient& call) {
   const auto& [depth, height, width] = call.axes;
-  call.k_block = call.filters <= kernel.width ? kernel.width : 2 * kernel.width;
+  call.k_block = call.filters <= kernel.width || call.depthwise ? kernel.width : 2 * kernel.width;
   const int64_t blocks = ceil_div(call.filters, call.k_block);
   call.k_padded = blocks * call.k_block;
-  // Rows are summed in registers until loading and storing the sums costs little beside it.
-  call.rows = std::clamp<int64_t>(ceil_div(512, std::max<int64_t>(width.count, 1)), 1, 64);
-  // Partial sums of every range are kept until they are added up: at most 128 MiB of them.
-  const int64_t partial =
-      call.groups * (tap_count(call.axes) * call.channels + 1) * call.k_padded * element_size;
-  const int64_t affordable = std::max<int64_t>((int64_t{128} << 20) / std::max<int64_t>(partial, 1), 1);
-  const int64_t wanted = ceil_div(wanted_pieces, blocks * call.groups);
-  call.ranges =
-      std::clamp<int64_t>(std::min(wanted, affordable), 1, std::max<int64_t>(call.batch * depth.count, 1));
-  call.pieces = call.ranges * call.groups * blocks;
+  call.form = call.channels <= 4 ? Form::small_channels : Form::rows;
+  // Rows are summed in registers until loading and storing the sums costs little beside it, and x and dy are
+  // still in the cache for the next taps.
+  call.rows = std::clamp<int64_t>(ceil_div(256, std::max<int64_t>(width.count, 1)), 1, 64);
+  call.units = call.batch * depth.count * ceil_div(height.count, call.rows);
+
+  const int64_t taps = tap_count(call.axes), tap_planes = static_cast<int64_t>(depth.taps.size());
+  // Partial sums of every range are kept until they are added up: at most 16 MiB of them, and few where they
+  // are large.
+  const int64_t partial = call.groups * (taps * call.channels + 1) * call.k_padded * element_size;
+  const bool together = call.form == Form::rows && partial <= (int64_t{128} << 10);
+  call.blocks = together ? blocks : 1;
+  const int64_t shares = (together ? 1 : blocks) * call.groups *
+                         (call.form == Form::rows ? std::max<int64_t>(tap_planes, 1) : 1);
+  const int64_t affordable = std::max<int64_t>((int64_t{16} << 20) / std::max<int64_t>(partial, 1), 1);
+  call.ranges = std::clamp<int64_t>(std::min(ceil_div(wanted_pieces, shares), affordable), 1,
+                                    std::max<int64_t>(call.units, 1));
+  call.pieces = call.ranges * shares;
+
+  if (call.form == Form::small_channels && !call.depthwise) {
+    const int64_t rows = (call.rows - 1) * height.stride + reach(height) + 1;
+    const int64_t voxels = (width.count - 1) * width.stride + reach(width) + 1;
+    call.scratch =
+        (taps * static_cast<int64_t>(sizeof(int64_t)) + tap_planes * rows * voxels * element_size) *
+        call.channels;
+  }
 }
 
 int64_t packed_size(const Convolution& call) {
