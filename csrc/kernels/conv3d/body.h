@@ -16,11 +16,15 @@ struct TileInput {
   int64_t channels;
   int64_t weights, weight_step;
   int64_t ahead_step;
+  // Where the tile reaches over the ends of a row of `input` voxels: voxel r, tap t is the row's voxel
+  // first + r * stride + t * dilation, or, beyond the ends, `outside`, a voxel of zeros.
+  int64_t first, input, stride, dilation;
+  const void* outside;
 };
 
 // Accumulates R output voxels times V vectors of filters in registers over all rows. `stream` asks for whole
 // vectors of filters and an aligned y.
-template <int R, int V, class T, class Y>
+template <int R, int V, bool Edge, class T, class Y>
 void tile(const TileInput& input, const typename T::element* bias, Y* y, int64_t y_step, int64_t filters,
           bool stream) {
   using E = typename T::element;
@@ -39,6 +43,16 @@ void tile(const TileInput& input, const typename T::element* bias, Y* y, int64_t
     const char* ahead = static_cast<const char*>(input.rows[i].ahead);
     for (int64_t t = 0; t < input.taps; ++t) {
       const E* x = static_cast<const E*>(input.rows[i].x) + t * input.tap_step;
+      const E* from[R];
+      if constexpr (Edge) {
+        const int64_t first = input.first + t * input.dilation;
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+          const auto voxel = static_cast<uint64_t>(first + r * input.stride);
+          from[r] = voxel < static_cast<uint64_t>(input.input) ? x + r * step
+                                                               : static_cast<const E*>(input.outside);
+        }
+      }
       for (int64_t c = 0; c < channels; ++c, w += weight_step, ahead += input.ahead_step) {
         __builtin_prefetch(ahead);
         T weight[V];
@@ -46,7 +60,7 @@ void tile(const TileInput& input, const typename T::element* bias, Y* y, int64_t
         for (int v = 0; v < V; ++v) weight[v] = T::load(w + v * T::width);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
-          const T value = T::broadcast(x[r * step + c]);
+          const T value = T::broadcast(Edge ? from[r][c] : x[r * step + c]);
 #pragma GCC unroll 16
           for (int v = 0; v < V; ++v) sum[r][v] = T::fma(value, weight[v], sum[r][v]);
         }
@@ -72,17 +86,22 @@ void tile(const TileInput& input, const typename T::element* bias, Y* y, int64_t
 template <class T, class Y>
 using Tile = void (*)(const TileInput&, const typename T::element*, Y*, int64_t, int64_t, bool);
 
-template <int V, class T, class Y, int... R>
+template <int V, bool Edge, class T, class Y, int... R>
 Tile<T, Y> tile_of(int64_t size, std::integer_sequence<int, R...>) {
-  static constexpr Tile<T, Y> tiles[] = {tile<R + 1, V, T, Y>...};
+  static constexpr Tile<T, Y> tiles[] = {tile<R + 1, V, Edge, T, Y>...};
   return tiles[size - 1];
 }
 
 // One vector where the block has filters for no more.
 template <class T, class Y>
-Tile<T, Y> tile_of(int64_t size, int64_t filters) {
+Tile<T, Y> tile_of(int64_t size, int64_t filters, bool edge) {
   constexpr auto sizes = std::make_integer_sequence<int, row_tile>{};
-  return filters <= T::width ? tile_of<1, T, Y>(size, sizes) : tile_of<2, T, Y>(size, sizes);
+  if constexpr (std::is_same_v<Y, typename T::element>) {
+    if (edge) {
+      return filters <= T::width ? tile_of<1, true, T, Y>(size, sizes) : tile_of<2, true, T, Y>(size, sizes);
+    }
+  }
+  return filters <= T::width ? tile_of<1, false, T, Y>(size, sizes) : tile_of<2, false, T, Y>(size, sizes);
 }
 
 // Copies `voxels` input voxels from `first` on into a dense row of the compute type; voxels outside the
@@ -137,8 +156,11 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
   const int64_t tap_dilation = taps_w > 1 ? width.taps[1].offset - width.taps[0].offset : 1;
   const int64_t tiles = (width.count + row_tile - 1) / row_tile;
   auto* rows = static_cast<TapRow*>(scratch);
-  E* gathered = reinterpret_cast<E*>(rows + taps_d * taps_h);
+  E* outside = reinterpret_cast<E*>(rows + taps_d * taps_h);
+  E* gathered = outside + call.channels;
+  std::fill_n(outside, call.channels, E{0});
   const int64_t segment = ((row_tile - 1) * width.stride + tap_last - tap_first + 1) * call.channels;
+  const bool in_place = std::is_same_v<S, E> && !call.loads_inputs;
   const bool plain = call.epilogue.empty();
   const bool stream = plain && call.stream && reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
   E sums[row_tile * 2 * T::width];  // of a tile, where an epilogue follows
@@ -153,8 +175,7 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
       const int64_t size = (width.count - w + tiles - tile_index - 1) / (tiles - tile_index);
       const int64_t first = w * width.stride + tap_first;
       const int64_t voxels = (size - 1) * width.stride + tap_last - tap_first + 1;
-      const bool in_place =
-          std::is_same_v<S, E> && !call.loads_inputs && first >= 0 && first + voxels <= width.input;
+      const bool edge = in_place && (first < 0 || first + voxels > width.input);
 
       int64_t row_count = 0;
       for (int64_t a = 0; a < taps_d; ++a) {
@@ -164,7 +185,7 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
           const int64_t j = h * height.stride + height.taps[static_cast<size_t>(b)].offset;
           if (j < 0 || j >= height.input) continue;
           const S* source = x + (i * height.input + j) * x_row;
-          const E* values = reinterpret_cast<const E*>(source + first * x_voxel);
+          const void* values = source + first * x_voxel;
           if (!in_place) {
             E* to = gathered + row_count * segment;
             if (call.loads_inputs) {
@@ -182,7 +203,8 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
       }
 
       const int64_t voxel = in_place ? x_voxel : call.channels;
-      const bool merged = tap_dilation == 1 && voxel == call.channels;  // taps and channels are one run
+      const bool merged =
+          tap_dilation == 1 && voxel == call.channels && !edge;  // taps and channels are one run
       const int64_t steps = std::max<int64_t>(taps_w * call.channels, 1);
       const int64_t ahead = size * width.stride * x_voxel * int64_t{sizeof(S)};
       TileInput input = {rows,
@@ -193,7 +215,12 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
                          merged ? taps_w * call.channels : call.channels,
                          0,
                          call.k_block,
-                         (ahead + steps - 1) / steps};
+                         (ahead + steps - 1) / steps,
+                         first,
+                         width.input,
+                         width.stride,
+                         tap_dilation,
+                         outside};
       const int64_t y_step = width.write_step * y_voxel;
       for (int64_t block = block_begin; block < block_end; ++block, input.ahead_step = 0) {
         const int64_t k = block * call.k_block, filters = std::min(call.k_block, call.filters - k);
@@ -201,10 +228,10 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
         input.weights = block * weights_block;
         if (plain) {
           const E* bias = call.bias == nullptr ? nullptr : static_cast<const E*>(call.bias) + filter;
-          tile_of<T, S>(size, filters)(input, bias, static_cast<S*>(call.y) + offset, y_step, filters,
-                                       stream);
+          tile_of<T, S>(size, filters, edge)(input, bias, static_cast<S*>(call.y) + offset, y_step, filters,
+                                             stream);
         } else {
-          tile_of<T, E>(size, filters)(input, nullptr, sums, 2 * T::width, filters, false);
+          tile_of<T, E>(size, filters, edge)(input, nullptr, sums, 2 * T::width, filters, false);
           finish<T, S>(call.epilogue, call.bias,
                        {sums, 2 * T::width, size, filter, filters, call.y, offset, y_step,
                         (n * chunks + chunk) * depth.count + d, y_voxel});

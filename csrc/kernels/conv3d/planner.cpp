@@ -119,7 +119,8 @@ void plan(const DirectKernel& kernel, int64_t element_size, Convolution& call) {
                    call.channels;
   } else {
     const int64_t segment = ((kernel.row_tile - 1) * width.stride + reach(width) + 1) * call.channels;
-    call.scratch = row_taps * (static_cast<int64_t>(sizeof(TapRow)) + segment * element_size);
+    call.scratch = row_taps * (static_cast<int64_t>(sizeof(TapRow)) + segment * element_size) +
+                   call.channels * element_size;
   }
 }
 
