@@ -112,8 +112,8 @@ def test_channels_last_weights_decide_where_one_channel_leaves_it_open() -> None
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_outputs_larger_than_the_caches(dtype: torch.dtype) -> None:
-    """From 32 MiB on they are written past the caches where whole vectors of filters allow it."""
-    x = torch.randn(1, 1, 64, 64, 64, dtype=dtype)
+    """From 16 MiB on they are written past the caches where whole vectors of filters allow it."""
+    x = torch.randn(1, 1, 40, 64, 64, dtype=dtype)
     w = torch.randn(32, 1, 3, 3, 3, dtype=dtype).to(memory_format=torch.channels_last_3d)
     expected = F.conv3d(x.double(), w.double(), padding=1)
     for level in isa.available():
@@ -121,8 +121,10 @@ def test_outputs_larger_than_the_caches(dtype: torch.dtype) -> None:
             continue  # neither writes this way
         with isa.limit(level):
             y = ops.conv3d(x, w, padding=1)
+            rectified = ops.conv3d(x, w, padding=1, activation="relu")
         tolerance = 2.0**-8 if dtype == torch.bfloat16 else 1e-6
         assert (y.double() - expected).abs().max() <= tolerance * expected.abs().max()
+        assert torch.equal(rectified, y.relu())
 
 
 def test_unbatched_input() -> None:

@@ -162,7 +162,8 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
   const int64_t segment = ((row_tile - 1) * width.stride + tap_last - tap_first + 1) * call.channels;
   const bool in_place = std::is_same_v<S, E> && !call.loads_inputs;
   const bool plain = call.epilogue.empty();
-  const bool stream = plain && call.stream && reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
+  const bool stream =
+      !call.epilogue.gathers() && call.stream && reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
   E sums[row_tile * 2 * T::width];  // of a tile, where an epilogue follows
 
   const int64_t h_end = std::min((chunk + 1) * call.rows, height.count);
@@ -234,7 +235,7 @@ void direct(const Convolution& call, int64_t piece, void* scratch) {
           tile_of<T, E>(size, filters, edge)(input, nullptr, sums, 2 * T::width, filters, false);
           finish<T, S>(call.epilogue, call.bias,
                        {sums, 2 * T::width, size, filter, filters, call.y, offset, y_step,
-                        (n * chunks + chunk) * depth.count + d, y_voxel});
+                        (n * chunks + chunk) * depth.count + d, y_voxel, stream});
         }
       }
       w += size;

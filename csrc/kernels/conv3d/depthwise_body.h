@@ -156,7 +156,8 @@ void sliding(const Convolution& call, int64_t piece, void* scratch) {
   const bool ahead = d + 1 < depth.count;
   const int64_t plane_step = depth.stride * height.input * width.input * channels;
   const bool plain = call.epilogue.empty();
-  const bool stream = plain && call.stream && reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
+  const bool stream =
+      !call.epilogue.gathers() && call.stream && reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
   E sums[2][at_once * T::width];  // of a tile, where an epilogue follows
   for (int64_t tile = 0, w = 0; tile < tiles; ++tile) {
     const int64_t size = (width.count - w + tiles - tile - 1) / (tiles - tile);
@@ -189,7 +190,7 @@ void sliding(const Convolution& call, int64_t piece, void* scratch) {
           for (int64_t row = 0; row <= second; ++row) {
             finish<T, S>(call.epilogue, call.bias,
                          {sums[row], T::width, size, c, lanes, call.y, offset + row * y_row, y_step,
-                          (n * chunks + chunk) * depth.count + d, channels});
+                          (n * chunks + chunk) * depth.count + d, channels, stream});
           }
         }
       }

@@ -45,6 +45,7 @@ struct Sums {
   int64_t offset, y_step;
   int64_t slot;           // image * slots + slot
   int64_t total_filters;  // groups * filters
+  bool stream = false;    // write y past the caches: whole vectors of filters and an aligned y
 };
 
 }  // namespace volnet::conv3d

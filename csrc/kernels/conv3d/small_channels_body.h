@@ -130,7 +130,8 @@ void small_channels(const Convolution& call, int64_t piece, void* scratch) {
   const int64_t tiles = (width.count + row_tile - 1) / row_tile;
   const int64_t step = width.stride * call.channels, y_step = width.write_step * y_voxel;
   const bool plain = call.epilogue.empty();
-  const bool stream = plain && call.stream && reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
+  const bool stream =
+      !call.epilogue.gathers() && call.stream && reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
   E sums[row_tile * 2 * T::width];  // of a tile, where an epilogue follows
   for (int64_t h = h0; h < h1; ++h) {
     const E* line = copy + (h - h0) * height.stride * row;
@@ -161,7 +162,7 @@ void small_channels(const Convolution& call, int64_t piece, void* scratch) {
               filters, false);
           finish<T, S>(call.epilogue, call.bias,
                        {sums, 2 * T::width, size, group * call.filters + k, filters, call.y, offset, y_step,
-                        (n * chunks + chunk) * depth.count + d, y_voxel});
+                        (n * chunks + chunk) * depth.count + d, y_voxel, stream});
         }
         w += size;
       }
