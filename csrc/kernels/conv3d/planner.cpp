@@ -133,7 +133,7 @@ void plan_depthwise(const DirectKernel& kernel, Convolution& call) {
   if (width.stride <= 2 && (taps == 3 || taps == 5 || taps == 7) &&
       width.taps[1].offset - width.taps[0].offset == 1) {
     call.form = Form::sliding;
-    if (call.rows > 1) call.rows -= call.rows % 2;  // it computes two rows at once
+    call.rows = std::max<int64_t>(call.rows - call.rows % 2, 2);  // it computes two rows at once
     const auto pairs = ceil_div(call.rows, 2);
     call.scratch = pairs * static_cast<int64_t>(sizeof(int64_t)) +
                    pairs * row_taps * 2 * 3 * static_cast<int64_t>(sizeof(void*));
