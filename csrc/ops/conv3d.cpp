@@ -12,6 +12,7 @@
 #include "kernels/conv3d/plan_book.h"
 #include "kernels/conv3d/planner.h"
 #include "kernels/conv3d/winograd.h"
+#include "kernels/conv3d/winograd_gradient.h"
 #include "ops/conv3d.h"
 #include "ops/input.h"
 #include "ops/tensors.h"
@@ -256,6 +257,59 @@ Tensor data_gradient(const Tensor& grad, const Tensor& weight, const Ints& input
   return to_layout(dx, layout, "conv3d backward");
 }
 
+// The gradients of weight and bias by Winograd, where that is less work and the precision allows it.
+template <class S>
+std::optional<std::tuple<Tensor, Tensor>> winograd_weight_gradient(const Tensor& grad, const Tensor& x,
+                                                                   const Ints& weight_size,
+                                                                   const Arguments& a) {
+  if (conv3d::precision() == conv3d::Precision::highest) return {};
+  const auto& table =
+      std::is_same_v<S, float> ? conv3d::winograd_gradient_f32 : conv3d::winograd_gradient_bf16;
+  Convolution forward;
+  forward.batch = x.size(0);
+  forward.groups = a.groups;
+  forward.channels = weight_size[1];
+  forward.filters = weight_size[0] / a.groups;
+  for (size_t i = 0; i < 3; ++i) forward.axes[i] = forward_axis(a.axes[i]);
+  conv3d::WinogradGradient call;
+  if (!plan_winograd_gradient(table.preview().second, forward, call)) return {};
+  const auto kernel = table.best();
+
+  const Tensor dense_x = to_layout(x, Layout5::channels_last, "conv3d backward");
+  const Tensor dense_dy = to_layout(grad, Layout5::channels_last, "conv3d backward");
+  call.forward.x = dense_x.const_data_ptr();
+  call.dy = dense_dy.const_data_ptr();
+  constexpr auto float_size = static_cast<int64_t>(sizeof(float));
+  const memory::Scratch partial(partial_size(call) * float_size, "conv3d backward");
+  const memory::Scratch partial_bias(partial_bias_size(call) * float_size, "conv3d backward");
+  call.partial = partial.as<float>();
+  call.partial_bias = partial_bias.as<float>();
+  const int64_t scratch_step = (winograd_gradient_scratch(call) + 63) / 64 * 64;
+  {
+    const memory::Scratch scratch(scratch_step * worker_count(call.pieces()), "conv3d backward");
+    for_each_piece(call.pieces(), [&](int64_t piece, int64_t worker) {
+      kernel.run(call, piece, scratch.as<char>() + worker * scratch_step);
+    });
+  }
+
+  Tensor dw = empty_plain<float>(weight_size, "conv3d backward");
+  Tensor db = empty_plain<float>({weight_size[0]}, "conv3d backward");
+  auto* to = mutable_data<float>(dw);
+  for_each_piece(a.groups * forward.channels, [&](int64_t i, int64_t) {
+    kernel.weights(call, i / forward.channels, i % forward.channels, to);
+  });
+  auto* to_bias = mutable_data<float>(db);
+  for (int64_t k = 0; k < weight_size[0]; ++k) {
+    float sum = 0;
+    for (int64_t range = 0; range < call.ranges; ++range) {
+      sum +=
+          call.partial_bias[(range * a.groups + k / forward.filters) * call.k_padded() + k % forward.filters];
+    }
+    to_bias[k] = sum;
+  }
+  return std::tuple{dw, db};
+}
+
 template <class S>
 std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad, const Tensor& x, const Ints& weight_size,
                                            const Arguments& a) {
@@ -437,11 +491,13 @@ std::tuple<Tensor, Tensor> conv3d_backward_weight(const Tensor& grad, const Tens
   const Arguments a = parse(sizes_of(x), weight_size, stride, padding, dilation, groups);
   if (x.scalar_type() == ScalarType::BFloat16) {
     if (auto gradients = amx_weight_gradient<bfloat16>(grad, x, weight_size, a)) return *gradients;
+    if (auto gradients = winograd_weight_gradient<bfloat16>(grad, x, weight_size, a)) return *gradients;
     return weight_gradient<float>(torch::stable::to(grad, ScalarType::Float),
                                   torch::stable::to(x, ScalarType::Float), weight_size, a);
   }
   if (x.scalar_type() == ScalarType::Double) return weight_gradient<double>(grad, x, weight_size, a);
   if (auto gradients = amx_weight_gradient<float>(grad, x, weight_size, a)) return *gradients;
+  if (auto gradients = winograd_weight_gradient<float>(grad, x, weight_size, a)) return *gradients;
   return weight_gradient<float>(grad, x, weight_size, a);
 }
 

@@ -2,6 +2,7 @@
 #include "kernels/conv3d/amx_gradient.h"
 #include "kernels/conv3d/conv3d.h"
 #include "kernels/conv3d/winograd.h"
+#include "kernels/conv3d/winograd_gradient.h"
 
 namespace volnet::conv3d {
 
@@ -86,6 +87,28 @@ const KernelTable<AmxGradientKernel> amx_gradient_f32{
     {"conv3d_f32_weight_gradient_amx", Level::amx, {amx::weight_gradient_f32}}};
 const KernelTable<AmxGradientKernel> amx_gradient_bf16{
     {"conv3d_bf16_weight_gradient_amx", Level::amx, {amx::weight_gradient_bf16}}};
+const KernelTable<WinogradGradientKernel> winograd_gradient_f32{
+    {"conv3d_f32_winograd_gradient_scalar",
+     Level::scalar,
+     {scalar::winograd_gradient_f32, scalar::winograd_gradient_weights, 1}},
+    {"conv3d_f32_winograd_gradient_avx2",
+     Level::avx2,
+     {avx2::winograd_gradient_f32, avx2::winograd_gradient_weights, 8}},
+    {"conv3d_f32_winograd_gradient_avx512",
+     Level::avx512,
+     {avx512::winograd_gradient_f32, avx512::winograd_gradient_weights, 16}},
+};
+const KernelTable<WinogradGradientKernel> winograd_gradient_bf16{
+    {"conv3d_bf16_winograd_gradient_scalar",
+     Level::scalar,
+     {scalar::winograd_gradient_bf16, scalar::winograd_gradient_weights, 1}},
+    {"conv3d_bf16_winograd_gradient_avx2",
+     Level::avx2,
+     {avx2::winograd_gradient_bf16, avx2::winograd_gradient_weights, 8}},
+    {"conv3d_bf16_winograd_gradient_avx512",
+     Level::avx512,
+     {avx512::winograd_gradient_bf16, avx512::winograd_gradient_weights, 16}},
+};
 
 const KernelTable<GradientKernel> weight_gradient_f32{
     {"conv3d_f32_weight_gradient_scalar", Level::scalar, {scalar::weight_gradient_f32, 1}},

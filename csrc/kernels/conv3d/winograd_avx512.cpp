@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "isa/bfloat16.h"
-#include "kernels/conv3d/winograd.h"
+#include "kernels/conv3d/winograd_gradient.h"
 
 #include "isa/avx512_begin.h"
 
@@ -16,8 +16,10 @@ namespace volnet::conv3d::VOLNET_ISA {
 #include "isa/vec_avx512.h"
 
 constexpr int row_tile = 14;
+constexpr int gradient_rows = 8;
 
 #include "kernels/conv3d/winograd_body.h"
+#include "kernels/conv3d/winograd_gradient_body.h"
 
 }  // namespace volnet::conv3d::VOLNET_ISA
 
