@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from volnet import isa
+from volnet import isa, ops
 
 backward = torch.ops.volnet._conv3d_backward_weight
 
@@ -45,6 +45,18 @@ def with_threads(count: int, function: Callable[[], torch.Tensor]) -> torch.Tens
             return function()
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("channels", "filters", "groups"), [(72, 112, 1), (160, 192, 2)])
+def test_fused_and_staged_plans_give_the_same_bits(channels: int, filters: int, groups: int) -> None:
+    """One thread has tiles enough for a fused plan; for 64 there are so few that the stages are split."""
+    x, w = torch.randn(2, channels, 12, 17, 12), torch.randn(filters, channels // groups, 3, 3, 3)
+    b = torch.randn(filters)
+    fused = with_threads(1, lambda: ops.conv3d(x, w, b, padding=1, groups=groups))
+    staged = with_threads(64, lambda: ops.conv3d(x, w, b, padding=1, groups=groups))
+    assert torch.equal(fused, staged)
+    expected = F.conv3d(x.double(), w.double(), b.double(), padding=1, groups=groups)
+    assert (fused.double() - expected).norm() <= 2e-5 * expected.norm()
 
 
 def test_weight_gradients_do_not_depend_on_the_number_of_threads() -> None:

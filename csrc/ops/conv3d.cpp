@@ -108,19 +108,31 @@ void run_winograd(const std::array<int64_t, 3>& tile, const Convolution& call, c
   append_packing(call, strides, packing);
   const PackedBlock u = weight.packed(
       packing, transformed_size(plan) * static_cast<int64_t>(sizeof(float)), "conv3d weights", [&](void* to) {
-        for_each_piece(transforming_pieces(plan), [&](int64_t piece, int64_t) {
+        const int64_t pieces = transforming_pieces(plan), scratch_step = transforming_scratch(plan);
+        const memory::Scratch scratch(scratch_step * worker_count(pieces), "conv3d weights");
+        for_each_piece(pieces, [&](int64_t piece, int64_t worker) {
           transform_weights(kernel, data<S>(weight.tensor()), strides, call, plan, piece,
-                            static_cast<float*>(to));
+                            static_cast<float*>(to),
+                            reinterpret_cast<float*>(scratch.as<char>() + worker * scratch_step));
         });
       });
   plan.weights = u->as<float>();
   const Statistics<float> statistics(plan.epilogue, plan.batch, plan.groups * plan.filters,
                                      "conv3d statistics");
-  const int64_t pieces = winograd_pieces(plan), scratch_step = winograd_scratch(plan);
-  const memory::Scratch scratch(scratch_step * worker_count(pieces), "conv3d scratch");
-  for_each_piece(pieces, [&](int64_t piece, int64_t worker) {
-    run_winograd_piece(kernel, plan, piece, scratch.as<char>() + worker * scratch_step);
-  });
+  std::optional<memory::Scratch> shared;
+  try {
+    shared.emplace(winograd_shared(plan), "conv3d scratch");
+  } catch (const memory::OutOfMemory&) {
+    plan.staged = false;
+  }
+  for (int64_t stage = 0; stage < winograd_stages(plan); ++stage) {
+    const int64_t pieces = winograd_pieces(plan, stage), scratch_step = winograd_scratch(plan);
+    const memory::Scratch scratch(scratch_step * worker_count(pieces), "conv3d scratch");
+    for_each_piece(pieces, [&](int64_t piece, int64_t worker) {
+      run_winograd_piece(kernel, plan, stage, piece, shared ? shared->as<void>() : nullptr,
+                         scratch.as<char>() + worker * scratch_step);
+    });
+  }
   statistics.merge();
 }
 

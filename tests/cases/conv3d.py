@@ -82,6 +82,7 @@ def winograd_samples():
         sample("3x3x1", (1, 32, 8, 9, 5), (32, 32, 3, 3, 1)),
         sample("3x1x3", (1, 32, 8, 3, 13), (32, 32, 3, 1, 3), padding=2),
         sample("groups", (1, 48, 8, 9, 10), (64, 24, 3, 3, 3), groups=2, padding=1),
+        sample("wide", (2, 70, 5, 6, 8), (100, 70, 3, 3, 3), padding=1),
         sample("no_images", (0, 16, 8, 8, 8), (16, 16, 3, 3, 3)),
     ]
 

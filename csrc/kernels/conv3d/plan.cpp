@@ -64,7 +64,7 @@ Plan plan_tile(const Convolution& call, const Conditions& conditions, const std:
   result.tile = tile;
   result.cost = winograd_cost(plan_winograd(run, call, tile, usual_workers));
   const Winograd planned = plan_winograd(run, call, tile, conditions.workers);
-  result.pieces = winograd_pieces(planned);
+  result.pieces = winograd_pieces(planned, winograd_stages(planned) / 2);
   result.scratch = winograd_scratch(planned);
   result.packed_bytes = transformed_size(planned) * static_cast<int64_t>(sizeof(float));
   return result;

@@ -19,6 +19,9 @@ bool fits(const Axis& axis) {
          axis.count == axis.output;
 }
 
+// A staged plan may need so many bytes for V and Z: this, or this for each worker.
+constexpr int64_t least_shared = int64_t{128} << 20, worker_share = int64_t{8} << 20;
+
 std::atomic<Precision> current_precision{Precision::high};
 
 }  // namespace
@@ -68,15 +71,24 @@ Winograd plan_winograd(const WinogradKernel& kernel, const Convolution& call,
   // More tiles at once read U less often; fewer keep V, M and Z in the second-level cache.
   const int64_t width = plan.c_padded + plan.k_padded;
   const int64_t rows = kernel.row_tile * (width <= 160 ? 1 : width <= 320 ? 2 : 4);
-  // Many cores are kept evenly busy by four pieces each, a few are better off reading U less often.
-  const int64_t even =
-      workers > 8 ? plan.tiles() / (4 * workers) : ceil_div(plan.tiles(), std::max<int64_t>(workers, 1));
-  plan.block_tiles = std::clamp<int64_t>(rows, 1, std::max<int64_t>(even, 1));
-  plan.epilogue.slots = ceil_div(plan.image_tiles(), plan.block_tiles) + 1;  // an image may begin in a block
+  const int64_t least_pieces = 4 * std::max<int64_t>(workers, 1), tiles = std::max<int64_t>(plan.tiles(), 1);
+  plan.block_tiles = std::min(rows, tiles);
   const auto& [depth, height, width_axis] = plan.axes;
   plan.v_step = (plan.products() | 1) * kernel.width;
   plan.m_step = (height.alpha() * width_axis.alpha() | 1) * plan.k_block;
   plan.z_step = (depth.alpha() * height.m * width_axis.m | 1) * kernel.width;
+  if (plan.groups * ceil_div(tiles, rows) < least_pieces) {
+    plan.block_tiles = std::clamp<int64_t>(plan.groups * tiles / least_pieces, 1, rows);
+    // Small weights may as well be read by every piece.
+    plan.staged = rows > kernel.row_tile;
+    plan.staged = plan.staged && winograd_shared(plan) <= std::max(least_shared, workers * worker_share);
+    const int64_t k_blocks = plan.k_padded / plan.k_block, planes = plan.groups * depth.alpha();
+    const int64_t parts = std::clamp(ceil_div(least_pieces, planes * k_blocks),
+                                     ceil_div(tiles, 6 * kernel.row_tile), ceil_div(tiles, kernel.row_tile));
+    plan.multiplied_tiles = ceil_div(tiles, parts);
+    plan.multiplied_blocks = ceil_div(k_blocks, std::min(k_blocks, ceil_div(least_pieces, planes * parts)));
+  }
+  plan.epilogue.slots = ceil_div(plan.image_tiles(), plan.block_tiles) + 1;  // an image may begin in a block
   return plan;
 }
 
@@ -98,23 +110,35 @@ int64_t transformed_size(const Winograd& plan) {
   return plan.groups * plan.products() * plan.k_padded * plan.channels;
 }
 
+namespace {
+
+constexpr int64_t together = 8;  // channels whose weights are transformed by one piece
+
+}  // namespace
+
 int64_t transforming_pieces(const Winograd& plan) {
-  return plan.groups * (plan.k_padded / plan.k_block) * ceil_div(plan.channels, 8);
+  return plan.groups * (plan.k_padded / plan.k_block) * ceil_div(plan.channels, together);
+}
+
+int64_t transforming_scratch(const Winograd& plan) {
+  return plan.products() * together * plan.k_block * static_cast<int64_t>(sizeof(float));
 }
 
 template <class S>
 void transform_weights(const WinogradKernel& kernel, const S* w, const WeightStrides& strides,
-                       const Convolution& call, const Winograd& plan, int64_t piece, float* u) {
+                       const Convolution& call, const Winograd& plan, int64_t piece, float* u,
+                       float* scratch) {
   constexpr int64_t most = 32;  // filters of a block: two vectors of the widest level
   const auto& [depth, height, width] = call.axes;
-  const int64_t chunks = ceil_div(plan.channels, 8), blocks = plan.k_padded / plan.k_block;
+  const int64_t chunks = ceil_div(plan.channels, together), blocks = plan.k_padded / plan.k_block;
   const int64_t chunk = piece % chunks, block = piece / chunks % blocks, group = piece / chunks / blocks;
   const int64_t filters = std::min(plan.k_block, plan.filters - block * plan.k_block);
   const int64_t p_step = blocks * plan.channels * plan.k_block;
   const S* from = w + group * strides.group + block * plan.k_block * strides.filter;
 
   float taps[27 * most] = {};
-  for (int64_t c = chunk * 8; c < std::min(chunk * 8 + 8, plan.channels); ++c) {
+  const int64_t first = chunk * together, count = std::min(together, plan.channels - first);
+  for (int64_t c = first; c < first + count; ++c) {
     for (int64_t k = 0; k < filters; ++k) {
       const S* filter = from + k * strides.filter + c * strides.channel;
       float* tap = taps + k;
@@ -128,8 +152,12 @@ void transform_weights(const WinogradKernel& kernel, const S* w, const WeightStr
         }
       }
     }
-    float* to = u + group * plan.products() * p_step + (block * plan.channels + c) * plan.k_block;
-    kernel.weights(plan, p_step, taps, to);
+    kernel.weights(plan, together * plan.k_block, taps, scratch + (c - first) * plan.k_block);
+  }
+  // Products lie far apart in U, each on pages of its own: all channels at once.
+  float* to = u + group * plan.products() * p_step + (block * plan.channels + first) * plan.k_block;
+  for (int64_t p = 0; p < plan.products(); ++p) {
+    std::copy_n(scratch + p * together * plan.k_block, count * plan.k_block, to + p * p_step);
   }
 }
 
@@ -137,38 +165,79 @@ namespace {
 
 // Floats of V, M and Z of a tile.
 int64_t v_tile(const Winograd& plan) { return plan.c_padded / plan.width * plan.v_step; }
-int64_t m_tile(const Winograd& plan) { return plan.k_padded / plan.k_block * plan.m_step; }
+int64_t m_tile(const Winograd& plan) {
+  return (plan.staged ? plan.multiplied_blocks : plan.k_padded / plan.k_block) * plan.m_step;
+}
 int64_t z_tile(const Winograd& plan) { return plan.k_padded / plan.width * plan.z_step; }
+
+// Tiles of a piece: those of the middle stages share more of the weights that they read.
+int64_t piece_tiles(const Winograd& plan, int64_t stage) {
+  return stage == 1 ? plan.multiplied_tiles : plan.block_tiles;
+}
 
 }  // namespace
 
+int64_t winograd_stages(const Winograd& plan) { return plan.staged ? 3 : 1; }
+
+int64_t winograd_pieces(const Winograd& plan, int64_t stage) {
+  const int64_t k_parts =
+      ceil_div(plan.k_padded / plan.k_block, std::max<int64_t>(plan.multiplied_blocks, 1));
+  const int64_t split = stage == 1 ? plan.axes[0].alpha() * k_parts : 1;
+  return plan.groups * ceil_div(plan.tiles(), piece_tiles(plan, stage)) * split;
+}
+
+int64_t winograd_shared(const Winograd& plan) {
+  if (!plan.staged) return 0;
+  return plan.groups * plan.tiles() * (v_tile(plan) + z_tile(plan)) * static_cast<int64_t>(sizeof(float));
+}
+
 int64_t winograd_scratch(const Winograd& plan) {
-  return plan.block_tiles * (v_tile(plan) + m_tile(plan) + z_tile(plan)) *
+  const int64_t tile = m_tile(plan) + (plan.staged ? 0 : v_tile(plan) + z_tile(plan));
+  return (plan.staged ? plan.multiplied_tiles : plan.block_tiles) * tile *
          static_cast<int64_t>(sizeof(float));
 }
 
-int64_t winograd_pieces(const Winograd& plan) {
-  return plan.groups * ceil_div(plan.tiles(), plan.block_tiles);
-}
-
-void run_winograd_piece(const WinogradKernel& kernel, const Winograd& plan, int64_t piece, void* scratch) {
-  const int64_t blocks = ceil_div(plan.tiles(), plan.block_tiles);
-  const int64_t group = piece / blocks, first = piece % blocks * plan.block_tiles;
-  const int64_t count = std::min(plan.block_tiles, plan.tiles() - first);
-  auto* v = static_cast<float*>(scratch);
-  float* m = v + plan.block_tiles * v_tile(plan);
-  float* z = m + plan.block_tiles * m_tile(plan);
-  kernel.input(plan, group, first, count, v);
-  for (int64_t a = 0; a < plan.axes[0].alpha(); ++a) {
-    kernel.multiply(plan, group, a, count, v, m);
-    kernel.output_plane(plan, a, count, m, z);
+void run_winograd_piece(const WinogradKernel& kernel, const Winograd& plan, int64_t stage, int64_t piece,
+                        void* shared, void* scratch) {
+  const int64_t most = piece_tiles(plan, stage), blocks = ceil_div(plan.tiles(), most);
+  const int64_t planes = plan.axes[0].alpha(), first = piece % blocks * most;
+  const int64_t count = std::min(most, plan.tiles() - first);
+  if (!plan.staged) {
+    const int64_t group = piece / blocks;
+    auto* v = static_cast<float*>(scratch);
+    float* m = v + plan.block_tiles * v_tile(plan);
+    float* z = m + plan.block_tiles * m_tile(plan);
+    kernel.input(plan, group, first, count, v);
+    for (int64_t a = 0; a < planes; ++a) {
+      kernel.multiply(plan, group, a, 0, plan.k_padded / plan.k_block, count, v, m);
+      kernel.output_plane(plan, a, 0, plan.k_padded / plan.k_block, count, m, z);
+    }
+    kernel.output(plan, group, first, count, z);
+    return;
   }
-  kernel.output(plan, group, first, count, z);
+  const int64_t k_blocks = plan.k_padded / plan.k_block;
+  const int64_t k_parts = stage == 1 ? ceil_div(k_blocks, plan.multiplied_blocks) : 1;
+  const int64_t outer = piece / blocks, k = outer % k_parts * plan.multiplied_blocks;
+  const int64_t a = stage == 1 ? outer / k_parts % planes : 0;
+  const int64_t group = outer / (stage == 1 ? k_parts * planes : 1);
+  float* v = static_cast<float*>(shared) + (group * plan.tiles() + first) * v_tile(plan);
+  float* z = static_cast<float*>(shared) + plan.groups * plan.tiles() * v_tile(plan) +
+             (group * plan.tiles() + first) * z_tile(plan);
+  if (stage == 0) {
+    kernel.input(plan, group, first, count, v);
+  } else if (stage == 1) {
+    auto* m = static_cast<float*>(scratch);
+    const int64_t k_end = std::min(k + plan.multiplied_blocks, k_blocks);
+    kernel.multiply(plan, group, a, k, k_end, count, v, m);
+    kernel.output_plane(plan, a, k, k_end, count, m, z);
+  } else {
+    kernel.output(plan, group, first, count, z);
+  }
 }
 
 template void transform_weights(const WinogradKernel&, const float*, const WeightStrides&, const Convolution&,
-                                const Winograd&, int64_t, float*);
+                                const Winograd&, int64_t, float*, float*);
 template void transform_weights(const WinogradKernel&, const bfloat16*, const WeightStrides&,
-                                const Convolution&, const Winograd&, int64_t, float*);
+                                const Convolution&, const Winograd&, int64_t, float*, float*);
 
 }  // namespace volnet::conv3d

@@ -8,12 +8,16 @@
 // Points 0, 1, -1 (2, -2) and infinity: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
 // 2016.
 //
-// A block of tiles goes through the stages together, in scratch that should stay in the second-level cache:
+// Fused: a block of tiles goes through the stages together, in scratch that should stay in the second-level
+// cache:
 //   input           V = B^T d, along h and w plane by plane in registers, then along d
 //   for each index a along d:
 //     multiply      M = V U for the products of plane a
 //     output_plane  Z[a] = A^T M along h and w
 //   output          y = A^T Z along d, and the bias
+// Staged: where that leaves too few blocks for the workers, because tiles are few (and the weights, then, are
+// most of what is read), all tiles go through `input`, then through the two middle stages, split by a and
+// blocks of k as well, so that every weight is read by one worker, then through `output`.
 //
 // Layouts (floats): U [groups][P][blocks of k][channels][k_block]; V [tiles][vectors of channels][P][width];
 // M [tiles][blocks of k][products of a plane][k_block]; Z [tiles][vectors of k][alpha_d][m_h][m_w][width]. So
@@ -60,7 +64,10 @@ struct Winograd {
 
   int64_t width = 0, k_block = 0;      // lanes of a vector; filters multiplied at once
   int64_t c_padded = 0, k_padded = 0;  // a group
-  int64_t block_tiles = 0;             // tiles that are transformed, multiplied and transformed back together
+  bool staged = false;
+  int64_t multiplied_tiles = 0;   // of a piece of the middle stages of a staged plan,
+  int64_t multiplied_blocks = 0;  // and its blocks of k
+  int64_t block_tiles = 0;        // tiles that are transformed, multiplied and transformed back together
   // Floats from one vector of channels (V) or filters (Z), or one block of filters (M), to the next.
   int64_t v_step = 0, m_step = 0, z_step = 0;
 
@@ -71,11 +78,12 @@ struct Winograd {
 
 // V of the tiles [first, first + count) of a group.
 using WinogradInput = void (*)(const Winograd&, int64_t group, int64_t first, int64_t count, float* v);
-// M of plane a for `count` tiles.
-using WinogradMultiply = void (*)(const Winograd&, int64_t group, int64_t a, int64_t count, const float* v,
-                                  float* m);
-// Z[a] of `count` tiles.
-using WinogradOutputPlane = void (*)(const Winograd&, int64_t a, int64_t count, const float* m, float* z);
+// M of plane a for `count` tiles and the blocks of k [k_begin, k_end).
+using WinogradMultiply = void (*)(const Winograd&, int64_t group, int64_t a, int64_t k_begin, int64_t k_end,
+                                  int64_t count, const float* v, float* m);
+// Z[a] of `count` tiles, of the same blocks of k.
+using WinogradOutputPlane = void (*)(const Winograd&, int64_t a, int64_t k_begin, int64_t k_end,
+                                     int64_t count, const float* m, float* z);
 // y of the tiles [first, first + count).
 using WinogradOutput = void (*)(const Winograd&, int64_t group, int64_t first, int64_t count, const float* z);
 
@@ -96,9 +104,10 @@ struct WinogradKernel {
   namespace level {                                                                                        \
   void winograd_input_f32(const Winograd&, int64_t group, int64_t first, int64_t count, float* v);         \
   void winograd_input_bf16(const Winograd&, int64_t group, int64_t first, int64_t count, float* v);        \
-  void winograd_multiply(const Winograd&, int64_t group, int64_t a, int64_t count, const float* v,         \
-                         float* m);                                                                        \
-  void winograd_output_plane(const Winograd&, int64_t a, int64_t count, const float* m, float* z);         \
+  void winograd_multiply(const Winograd&, int64_t group, int64_t a, int64_t k_begin, int64_t k_end,        \
+                         int64_t count, const float* v, float* m);                                         \
+  void winograd_output_plane(const Winograd&, int64_t a, int64_t k_begin, int64_t k_end, int64_t count,    \
+                             const float* m, float* z);                                                    \
   void winograd_output_f32(const Winograd&, int64_t group, int64_t first, int64_t count, const float* z);  \
   void winograd_output_bf16(const Winograd&, int64_t group, int64_t first, int64_t count, const float* z); \
   void winograd_weights(const Winograd&, int64_t p_step, const float* taps, float* u);                     \
@@ -122,15 +131,21 @@ double winograd_cost(const Winograd& plan);
 
 int64_t transformed_size(const Winograd& plan);
 int64_t transforming_pieces(const Winograd& plan);
+int64_t transforming_scratch(const Winograd& plan);  // bytes a worker
 
 // U of piece `piece`, one block of k and a range of channels.
 template <class S>
 void transform_weights(const WinogradKernel& kernel, const S* w, const WeightStrides& strides,
-                       const Convolution& call, const Winograd& plan, int64_t piece, float* u);
+                       const Convolution& call, const Winograd& plan, int64_t piece, float* u,
+                       float* scratch);
 
-// Bytes of V, M and Z that a worker needs, and the pieces: blocks of tiles of a group.
+// A plan runs in stages (one where it is fused), each of independent pieces. Bytes that all workers share
+// (V and Z of a staged plan) and that each needs for itself.
+int64_t winograd_stages(const Winograd& plan);
+int64_t winograd_pieces(const Winograd& plan, int64_t stage);
+int64_t winograd_shared(const Winograd& plan);
 int64_t winograd_scratch(const Winograd& plan);
-int64_t winograd_pieces(const Winograd& plan);
-void run_winograd_piece(const WinogradKernel& kernel, const Winograd& plan, int64_t piece, void* scratch);
+void run_winograd_piece(const WinogradKernel& kernel, const Winograd& plan, int64_t stage, int64_t piece,
+                        void* shared, void* scratch);
 
 }  // namespace volnet::conv3d

@@ -211,16 +211,19 @@ void output_plane(const float* m, int64_t k_block, float* z) {
 
 using OutputPlane = void (*)(const float*, int64_t, float*);
 
-void winograd_output_plane(const Winograd& plan, int64_t a, int64_t count, const float* m, float* z) {
+void winograd_output_plane(const Winograd& plan, int64_t a, int64_t k_begin, int64_t k_end, int64_t count,
+                           const float* m, float* z) {
   const auto& [depth, height, width] = plan.axes;
   static constexpr OutputPlane planes[3][3] = {{output_plane<1, 1>, output_plane<1, 2>, output_plane<1, 4>},
                                                {output_plane<2, 1>, output_plane<2, 2>, output_plane<2, 4>},
                                                {output_plane<4, 1>, output_plane<4, 2>, output_plane<4, 4>}};
   const auto plane = planes[index_of(height.m)][index_of(width.m)];
-  z += a * height.m * width.m * Vec::width;
-  for (int64_t t = 0; t < count; ++t) {
-    for (int64_t block = 0; block < plan.k_padded; block += plan.k_block, m += plan.m_step) {
-      for (int64_t k = 0; k < plan.k_block; k += Vec::width, z += plan.z_step) plane(m + k, plan.k_block, z);
+  z += a * height.m * width.m * Vec::width + k_begin * (plan.k_block / Vec::width) * plan.z_step;
+  for (int64_t t = 0; t < count; ++t, z += plan.k_padded / Vec::width * plan.z_step) {
+    float* to = z;
+    for (int64_t block = k_begin; block < k_end; ++block, m += plan.m_step) {
+      for (int64_t k = 0; k < plan.k_block; k += Vec::width, to += plan.z_step)
+        plane(m + k, plan.k_block, to);
     }
   }
 }
@@ -342,26 +345,27 @@ Product product_of(int64_t rows, std::integer_sequence<int, R...>) {
   return products[rows - 1];
 }
 
-void winograd_multiply(const Winograd& plan, int64_t group, int64_t a, int64_t count, const float* v,
-                       float* m) {
+void winograd_multiply(const Winograd& plan, int64_t group, int64_t a, int64_t k_begin, int64_t k_end,
+                       int64_t count, const float* v, float* m) {
   const auto& [depth, height, width] = plan.axes;
   const int64_t plane = height.alpha() * width.alpha(), blocks = plan.k_padded / plan.k_block;
-  const int64_t v_tile = plan.c_padded / Vec::width * plan.v_step, m_tile = blocks * plan.m_step;
+  const int64_t v_tile = plan.c_padded / Vec::width * plan.v_step, m_tile = (k_end - k_begin) * plan.m_step;
   const int64_t u_block = plan.channels * plan.k_block;
-  const float* u = plan.weights + (group * plan.products() + a * plane) * blocks * u_block;
   // Tiles in groups of at most row_tile, as even as they can be; each fetches its share of the next weights.
   const int64_t groups = (count + row_tile - 1) / row_tile, most = (count + groups - 1) / groups;
   const int64_t ahead = (Vec::width + groups - 1) / groups;
   for (int64_t q = 0; q < plane; ++q) {
-    for (int64_t block = 0; block < blocks; ++block, u += u_block) {
-      const float* u_next = u + u_block;
+    const float* row = plan.weights + (group * plan.products() + a * plane + q) * blocks * u_block;
+    for (int64_t block = k_begin; block < k_end; ++block) {
+      const float* u = row + block * u_block;
+      const float* u_next = block + 1 < k_end ? u + u_block : row + (blocks + k_begin) * u_block;
       for (int64_t t = 0; t < count; t += most, u_next += ahead * u_block / Vec::width) {
         const int64_t rows = std::min(most, count - t);
         const auto run = plan.k_block == Vec::width
                              ? product_of<1>(rows, std::make_integer_sequence<int, row_tile>{})
                              : product_of<2>(rows, std::make_integer_sequence<int, row_tile>{});
         run(v + t * v_tile + (a * plane + q) * Vec::width, v_tile, plan.v_step, u, u_next, ahead,
-            plan.channels, m + t * m_tile + block * plan.m_step + q * plan.k_block, m_tile);
+            plan.channels, m + t * m_tile + (block - k_begin) * plan.m_step + q * plan.k_block, m_tile);
       }
     }
   }
