@@ -37,6 +37,19 @@ def test_weight_gradient_in_the_winograd_domain_is_accurate(
     assert (db.double() - sums).norm() <= 5e-5 * sums.norm()
 
 
+@pytest.mark.parametrize("kind", ["rectified", "offset"])
+def test_many_channels_keep_the_promise_of_high_precision(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 640, 8, 8, 8, generator=generator)
+    w = torch.randn(32, 640, 3, 3, 3, generator=generator)
+    x = x.relu() if kind == "rectified" else x + 3
+    expected = F.conv3d(x.double(), w.double(), padding=1)
+    with isa.limit("avx512"):
+        error = ops.conv3d(x, w, padding=1).double() - expected
+    assert error.norm() <= 2e-5 * expected.norm()
+    assert error.abs().max() <= 1e-4 * expected.abs().max()
+
+
 def with_threads(count: int, function: Callable[[], torch.Tensor]) -> torch.Tensor:
     before = torch.get_num_threads()
     try:

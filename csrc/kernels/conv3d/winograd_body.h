@@ -297,42 +297,55 @@ void winograd_output(const Winograd& plan, int64_t group, int64_t first, int64_t
   }
 }
 
+// Channels whose products are summed in one register: the error of a sum grows with its length, so longer
+// ones are sums of such sums.
+constexpr int64_t summed_channels = 128;
+
 // R tiles times V vectors of filters: m[r] = sum over c of v[r][c] * u[c], where v of a tile lies in vectors
 // of channels, v_step floats apart. Meanwhile weights that are needed next come into the cache: `ahead`
 // floats from u_next for each vector of u.
 template <int R, int V>
 void product(const float* v, int64_t v_tile, int64_t v_step, const float* u, const float* u_next,
              int64_t ahead, int64_t channels, float* m, int64_t m_tile) {
-  Vec sum[R][V];
+  for (int64_t first = 0; first < channels; first += summed_channels) {
+    Vec sum[R][V];
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    for (int i = 0; i < V; ++i) sum[r][i] = Vec::zero();
-  }
-  for (int64_t c = 0; c < channels; c += Vec::width, v += v_step) {
-    // A pointer for every third tile: x86 addresses reach two more, and there are not registers for all.
-    const float* tiles[(R + 2) / 3];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; r += 3) {
-      tiles[r / 3] = v + r * v_tile;
-      asm("" : "+r"(tiles[r / 3]));
+    for (int r = 0; r < R; ++r) {
+      for (int i = 0; i < V; ++i) sum[r][i] = Vec::zero();
     }
-    const int64_t lanes = std::min<int64_t>(Vec::width, channels - c);
-    for (int64_t j = 0; j < lanes; ++j) {
-      Vec weight[V];
-      for (int i = 0; i < V; ++i, u += Vec::width, u_next += ahead) {
-        weight[i] = Vec::load(u);
-        __builtin_prefetch(u_next);
+    const int64_t end = std::min(first + summed_channels, channels);
+    for (int64_t c = first; c < end; c += Vec::width, v += v_step) {
+      // A pointer for every third tile: x86 addresses reach two more, and there are not registers for all.
+      const float* tiles[(R + 2) / 3];
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r += 3) {
+        tiles[r / 3] = v + r * v_tile;
+        asm("" : "+r"(tiles[r / 3]));
       }
+      const int64_t lanes = std::min<int64_t>(Vec::width, end - c);
+      for (int64_t j = 0; j < lanes; ++j) {
+        Vec weight[V];
+        for (int i = 0; i < V; ++i, u += Vec::width, u_next += ahead) {
+          weight[i] = Vec::load(u);
+          __builtin_prefetch(u_next);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+          const Vec value = Vec::broadcast(tiles[r / 3][r % 3 * v_tile + j]);
+          for (int i = 0; i < V; ++i) sum[r][i] = Vec::fma(value, weight[i], sum[r][i]);
+        }
+      }
+    }
+    if (first > 0) {
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        const Vec value = Vec::broadcast(tiles[r / 3][r % 3 * v_tile + j]);
-        for (int i = 0; i < V; ++i) sum[r][i] = Vec::fma(value, weight[i], sum[r][i]);
+        for (int i = 0; i < V; ++i) sum[r][i] = Vec::load(m + r * m_tile + i * Vec::width) + sum[r][i];
       }
     }
-  }
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    for (int i = 0; i < V; ++i) sum[r][i].store(m + r * m_tile + i * Vec::width);
+    for (int r = 0; r < R; ++r) {
+      for (int i = 0; i < V; ++i) sum[r][i].store(m + r * m_tile + i * Vec::width);
+    }
   }
 }
 
