@@ -388,3 +388,62 @@ def test_inputs_are_copied_only_where_said(activation: str, groups: int, copies:
         set_precision("high")
     copied = sum(c - before[name] for name, _, c in isa.kernels() if "apply_inputs" in name)
     assert copied == copies
+
+
+@pytest.mark.parametrize("level", isa.available())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
+def test_everything_fused_on_every_level(level: str, dtype: torch.dtype, stride: int, dilation: int) -> None:
+    """Whichever kernel the planner takes there."""
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    x, skip = randn(2, 20, 9, 10, 11).to(dtype), randn(2, 12, 9, 10, 11).to(dtype)
+    w, b = randn(32, 32, 3, 3, 3).to(dtype), randn(32).to(dtype)
+    scale, shift = randn(2, 20), randn(1, 20)
+    geometry = (stride, dilation, dilation)
+    whole = (x.double() * scale[..., None, None, None] + shift[..., None, None, None]).relu()
+    z = F.conv3d(torch.cat([whole, skip.double()], 1), w.double(), b.double(), *geometry)
+    residual = randn(*z.shape).to(dtype)
+    expected = F.silu(z + residual.double())
+    with isa.limit(level):
+        y, mean, variance = ops.conv3d_with_statistics(
+            x,
+            w,
+            b,
+            *geometry,
+            skip=skip,
+            input_scale=scale,
+            input_shift=shift,
+            input_activation="relu",
+            residual=residual,
+            activation="silu",
+        )
+    tolerance = 2.0**-8 if dtype == torch.bfloat16 else 1e-4
+    assert (y - expected).abs().max() <= tolerance * expected.abs().max()
+    torch.testing.assert_close(mean.double(), y.double().mean((2, 3, 4)), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(variance.double(), y.double().var((2, 3, 4), correction=0), rtol=1e-4, atol=0)
+
+
+def test_a_norm_between_two_convolutions_trains() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 16, 8, 9, 10, generator=generator)
+    weights = [torch.randn(16, 16, 3, 3, 3, generator=generator, requires_grad=True) for _ in range(2)]
+    gamma, beta = torch.rand(16, generator=generator), torch.randn(16, generator=generator)
+    affine = (gamma.requires_grad_(), beta.requires_grad_())
+
+    y, mean, variance = ops.conv3d_with_statistics(x, weights[0], padding=1)
+    scale = gamma * (variance + 1e-5).rsqrt()
+    loading = {"input_scale": scale, "input_shift": beta - mean * scale, "input_activation": "leaky_relu"}
+    ours = ops.conv3d(y, weights[1], padding=1, **loading)
+    first = F.conv3d(x.double(), weights[0].double(), padding=1)
+    normed = F.instance_norm(first, weight=gamma.double(), bias=beta.double())
+    wanted = F.conv3d(F.leaky_relu(normed), weights[1].double(), padding=1)
+    torch.testing.assert_close(ours.double(), wanted, rtol=0, atol=1e-4 * float(wanted.detach().abs().max()))
+    direction = torch.randn(ours.shape, generator=generator)
+    grads = torch.autograd.grad(ours, (*weights, *affine), direction)
+    expected = torch.autograd.grad(wanted, (*weights, *affine), direction.double())
+    for grad, exact in zip(grads, expected, strict=True):
+        assert (grad - exact).norm() <= 1e-3 * exact.norm()

@@ -185,3 +185,31 @@ def test_second_derivatives() -> None:
 
     inputs = (leaf(2, 4, 2, 3, 2), leaf(4, 1, 3, 2, 3), leaf(2))
     assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("activation", ["none", "leaky_relu", "prelu", "gelu"])
+def test_fused_operator_by_itself(activation: str) -> None:
+    """Its gradients are right without what :func:`volnet.ops.conv_transpose3d` does around it, twice."""
+
+    def leaf(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    slopes = leaf(1) if activation == "prelu" else None
+    geometry = ([2] * 3, [0] * 3, [0] * 3, [1] * 3, 1, activation, 0.1, slopes)
+    leaves = (leaf(1, 2, 2, 1, 2), leaf(2, 3, 2, 2, 2), leaf(3), leaf(1, 3, 4, 2, 4))
+
+    def call(*tensors: torch.Tensor) -> torch.Tensor:
+        return torch.ops.volnet.conv_transpose3d_fused(*tensors[:3], *geometry, tensors[3])
+
+    operator = torch.ops.volnet.conv_transpose3d_fused.default
+    torch.library.opcheck(operator, (*leaves[:3], *geometry, leaves[3]))
+    assert torch.autograd.gradcheck(call, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(call, leaves, fast_mode=True)
+
+
+def test_wrong_fused_arguments() -> None:
+    x, w = torch.zeros(1, 2, 3, 4, 5), torch.zeros(2, 3, 2, 2, 2)
+    with pytest.raises(ValueError, match="'tanh'"):
+        ops.conv_transpose3d(x, w, activation="tanh")
+    with pytest.raises(RuntimeError, match=r"\(1, 3, 4, 5, 6\)"):
+        ops.conv_transpose3d(x, w, residual=torch.zeros(1, 3, 4, 5, 7))

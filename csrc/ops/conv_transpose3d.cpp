@@ -7,6 +7,7 @@
 #include "kernels/conv3d/conv3d.h"
 #include "kernels/conv3d/planner.h"
 #include "ops/conv3d.h"
+#include "ops/epilogue.h"
 #include "ops/tensors.h"
 
 namespace volnet {
@@ -71,16 +72,18 @@ void run_direct(std::vector<Convolution> calls, const Weights& weight, const con
 
 template <class S>
 Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-               const std::array<AxisArguments, 3>& axes, int64_t groups) {
+               const std::array<AxisArguments, 3>& axes, int64_t groups, const EpilogueArguments& arguments) {
   const Layout5 layout = result_layout(x, weight);
   const Tensor dense = to_layout(x, Layout5::channels_last, "conv_transpose3d");
   const Ints size{x.size(0), weight.size(1) * groups, axes[0].input, axes[1].input, axes[2].input};
   // One channel or one voxel is dense both ways: its strides say at once what the result is meant to be.
   const bool both_ways = size[1] == 1 || size[2] * size[3] * size[4] == 1;
   Tensor y = empty_volume<S>(size, both_ways ? layout : Layout5::channels_last, "conv_transpose3d");
+  const PreparedEpilogue<S> epilogue(arguments, size, "conv_transpose3d");
   if (y.numel() == 0) return to_layout(y, layout, "conv_transpose3d");
 
   Convolution call;
+  call.epilogue = epilogue.epilogue;
   call.x = dense.const_data_ptr();
   call.y = y.mutable_data_ptr();
   call.batch = x.size(0);
@@ -106,19 +109,38 @@ Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor
   return to_layout(y, layout, "conv_transpose3d");
 }
 
-Tensor conv_transpose3d_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                                const Ints& stride, const Ints& padding, const Ints& output_padding,
-                                const Ints& dilation, int64_t groups) {
-  const auto axes = parse(sizes_of(x), sizes_of(weight), stride, padding, output_padding, dilation, groups);
+Tensor run(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+           const std::array<AxisArguments, 3>& axes, int64_t groups, const EpilogueArguments& epilogue) {
+  if (x.scalar_type() == ScalarType::Float) return forward<float>(x, weight, bias, axes, groups, epilogue);
+  if (x.scalar_type() == ScalarType::Double) return forward<double>(x, weight, bias, axes, groups, epilogue);
+  VOLNET_CHECK(x.scalar_type() == ScalarType::BFloat16,
+               "conv_transpose3d: float32, float64 or bfloat16 expected");
+  return forward<bfloat16>(x, weight, bias, axes, groups, epilogue);
+}
+
+void check_dtypes(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, int64_t groups) {
   VOLNET_CHECK(
       x.scalar_type() == weight.scalar_type() &&
           (!bias || (bias->scalar_type() == x.scalar_type() && bias->numel() == weight.size(1) * groups)),
       "conv_transpose3d: weight and bias must have the dtype of the input, and bias one value a channel");
-  if (x.scalar_type() == ScalarType::Float) return forward<float>(x, weight, bias, axes, groups);
-  if (x.scalar_type() == ScalarType::Double) return forward<double>(x, weight, bias, axes, groups);
-  VOLNET_CHECK(x.scalar_type() == ScalarType::BFloat16,
-               "conv_transpose3d: float32, float64 or bfloat16 expected");
-  return forward<bfloat16>(x, weight, bias, axes, groups);
+}
+
+Tensor conv_transpose3d_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                                const Ints& stride, const Ints& padding, const Ints& output_padding,
+                                const Ints& dilation, int64_t groups) {
+  const auto axes = parse(sizes_of(x), sizes_of(weight), stride, padding, output_padding, dilation, groups);
+  check_dtypes(x, weight, bias, groups);
+  return run(x, weight, bias, axes, groups, {"none", 0, {}, {}, false});
+}
+
+Tensor conv_transpose3d_fused(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                              const Ints& stride, const Ints& padding, const Ints& output_padding,
+                              const Ints& dilation, int64_t groups, const std::string& activation,
+                              double negative_slope, const std::optional<Tensor>& prelu_weight,
+                              const std::optional<Tensor>& residual) {
+  const auto axes = parse(sizes_of(x), sizes_of(weight), stride, padding, output_padding, dilation, groups);
+  check_dtypes(x, weight, bias, groups);
+  return run(x, weight, bias, axes, groups, {activation, negative_slope, prelu_weight, residual, false});
 }
 
 }  // namespace
@@ -127,10 +149,15 @@ STABLE_TORCH_LIBRARY_FRAGMENT(volnet, m) {
   m.def(
       "conv_transpose3d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
       "int[] output_padding, int[] dilation, int groups) -> Tensor");
+  m.def(
+      "conv_transpose3d_fused(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
+      "int[] output_padding, int[] dilation, int groups, str activation, float negative_slope, "
+      "Tensor? prelu_weight, Tensor? residual) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(volnet, CPU, m) {
   m.impl("conv_transpose3d", TORCH_BOX(&conv_transpose3d_forward));
+  m.impl("conv_transpose3d_fused", TORCH_BOX(&conv_transpose3d_fused));
 }
 
 }  // namespace volnet

@@ -63,6 +63,41 @@ def samples():
     ]
 
 
+def fused_sample(name, x, w, y, activation, slopes=0, **arguments):
+    """y: shape of the residual; slopes: how many prelu has."""
+    shared = sample(name, x, w, activation=activation, **arguments)
+    prelu = (randn(slopes, seed=4),) if slopes else ()
+    return Sample(name, (*shared.inputs, randn(*y, seed=3), *prelu), shared.arguments)
+
+
+def fused(x, w, bias, residual, prelu_weight=None, **arguments):
+    return ops.conv_transpose3d(x, w, bias, residual=residual, prelu_weight=prelu_weight, **arguments)
+
+
+def fused_reference(x, w, bias, residual, prelu_weight=None, *, activation, **arguments):
+    z = F.conv_transpose3d(x, w, bias, **arguments) + residual
+    return getattr(F, activation)(z, *([] if prelu_weight is None else [prelu_weight]))
+
+
+def fused_samples():
+    return [
+        fused_sample("relu", (2, 3, 3, 4, 5), (3, 17, 2, 2, 2), (2, 17, 6, 8, 10), "relu", stride=2),
+        fused_sample("gelu", (1, 6, 3, 4, 5), (6, 3, 3, 3, 3), (1, 6, 3, 4, 5), "gelu", groups=2, padding=1),
+        # Every third voxel on an axis is beyond the kernel: there the sum is the bias.
+        fused_sample("prelu", (1, 2, 2, 3, 4), (2, 3, 2, 2, 2), (1, 3, 5, 8, 11), "prelu", 3, stride=3),
+        fused_sample(
+            "depthwise",
+            (1, 9, 3, 4, 5),
+            (9, 1, 3, 3, 3),
+            (1, 9, 5, 7, 9),
+            "leaky_relu",
+            groups=9,
+            stride=2,
+            padding=1,
+        ),
+    ]
+
+
 CASES = [
     Case(
         name="conv_transpose3d",
@@ -88,6 +123,16 @@ CASES = [
         dtypes=(torch.float32, torch.bfloat16),
         differentiable=(0, 1, 2),
         volumes=(0,),
+        kernels="conv3d_",
+    ),
+    Case(
+        name="conv_transpose3d_fused",
+        function=fused,
+        reference=fused_reference,
+        samples=fused_samples,
+        tolerance=840,
+        differentiable=(0, 1, 2, 3, 4),
+        volumes=(0, 3),
         kernels="conv3d_",
     ),
 ]

@@ -149,6 +149,12 @@ def conv3d_with_statistics(
     >>> y, mean, variance = conv3d_with_statistics(x, w)
     >>> mean, variance
     (tensor([[3.5000]]), tensor([[5.2500]]))
+
+    An instance norm and a ReLU then take no pass of their own:
+
+    >>> scale = (variance + 1e-5).rsqrt()
+    >>> conv3d(y, w, input_scale=scale, input_shift=-mean * scale, input_activation="relu").amax()
+    tensor(1.5275)
     """
     y, mean, variance = _convolve(True, input, weight, bias, stride, padding, dilation, groups, **fused)
     return y, mean, variance

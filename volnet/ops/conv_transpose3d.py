@@ -18,6 +18,16 @@ from volnet.ops._arguments import (
     memory_format_of,
     triple,
 )
+from volnet.ops._epilogue import (
+    activate,
+    activation_gradient,
+    check_activation,
+    check_prelu_weight,
+    check_residual,
+    check_slope,
+    from_result,
+    trains,
+)
 
 __all__ = ["conv_transpose3d"]
 
@@ -31,12 +41,19 @@ def conv_transpose3d(
     output_padding: int | Sequence[int] = 0,
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
+    *,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    prelu_weight: Tensor | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """Convolves a volume transposed, as :func:`torch.nn.functional.conv_transpose3d` does.
+    """Convolves a volume transposed, as :func:`torch.nn.functional.conv_transpose3d` does, and what often
+    follows at once.
 
     It is the gradient of a convolution with respect to its input: every voxel ``i`` of the input adds
     ``weight[c, k, t] * input[n, c, i]`` to ``y[n, k, i * stride - padding + t * dilation]``, and ``bias[k]``
-    is added once. ``D' = (D - 1) * stride - 2 * padding + dilation * (kd - 1) + output_padding + 1``.
+    is added once, then ``residual``; the activation comes last. ``D' = (D - 1) * stride - 2 * padding +
+    dilation * (kd - 1) + output_padding + 1``.
 
     Args:
         input: [N, C, D, H, W] or [C, D, H, W]; float32, bfloat16 or float64.
@@ -47,14 +64,16 @@ def conv_transpose3d(
         output_padding: voxels added at the end of the output; less than ``stride`` or than ``dilation``.
         groups: input and output channels are split into this many independent convolutions.
         dilation: distance between the taps of the kernel.
+        activation, negative_slope, prelu_weight, residual: as those of :func:`volnet.ops.conv3d`.
 
     Returns:
         [N, K, D', H', W'], channels_last_3d where ``input`` or ``weight`` is, else plain. bfloat16 is summed
-        in float32 and rounded once.
+        in float32 and rounded once, after the activation.
 
     Raises:
         RuntimeError: shapes, dtypes or devices do not fit, ``output_padding`` is too large, or the output
             would be empty.
+        ValueError: ``activation`` is not known.
 
     >>> x, w = torch.ones(1, 2, 4, 4, 4), torch.ones(2, 3, 2, 2, 2)
     >>> conv_transpose3d(x, w, stride=2).shape, float(conv_transpose3d(x, w, stride=2)[0, 0, 0, 0, 0])
@@ -64,6 +83,8 @@ def conv_transpose3d(
     if torch.is_autocast_enabled("cpu"):
         input, weight = _autocast(input), _autocast(weight)
         bias = None if bias is None else _autocast(bias)
+        prelu_weight = None if prelu_weight is None else _autocast(prelu_weight)
+        residual = None if residual is None else _autocast(residual)
     volume, unbatched = batched(op, "input", input)
     check_tensor(op, "weight", weight)
     if weight.dim() != 5:
@@ -107,9 +128,22 @@ def conv_transpose3d(
             f"{op}: input {tuple(input.shape)} with padding={tuple(paddings)} gives an empty output of "
             f"size {tuple(shape[2:])}"
         )
-    result = torch.ops.volnet.conv_transpose3d(
-        volume, weight, bias, strides, paddings, extra, dilations, groups
-    )
+    geometry = (strides, paddings, extra, dilations, groups)
+    act = check_activation(op, "activation", activation)
+    slope = check_slope(op, "negative_slope", negative_slope)
+    check_prelu_weight(op, act, prelu_weight, filters, input.dtype)
+    if residual is not None:
+        check_residual(op, residual, shape[1:] if unbatched else shape, input.dtype)
+        residual = residual.unsqueeze(0) if unbatched else residual
+    if act == "none" and residual is None:
+        result = torch.ops.volnet.conv_transpose3d(volume, weight, bias, *geometry)
+    else:
+        # Where a gradient needs what goes into the activation, that is kept rather than computed twice.
+        apart = not from_result(act, slope) and trains(input, weight, bias, prelu_weight, residual)
+        after = ("none", 0.0, None) if apart else (act, slope, prelu_weight)
+        result = torch.ops.volnet.conv_transpose3d_fused(volume, weight, bias, *geometry, *after, residual)
+        if apart:
+            result = activate(result, act, slope, prelu_weight)
     return result.squeeze(0) if unbatched else result
 
 
@@ -154,6 +188,25 @@ def _(
     return empty_volume(input, shape, torch.channels_last_3d if last else torch.contiguous_format)
 
 
+@torch.library.register_fake("volnet::conv_transpose3d_fused")
+def _(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+    negative_slope: float,
+    prelu_weight: Tensor | None,
+    residual: Tensor | None,
+) -> Tensor:
+    geometry = (stride, padding, output_padding, dilation, groups)
+    return torch.ops.volnet.conv_transpose3d(input, weight, bias, *geometry)
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     input, weight, bias, ctx.stride, ctx.padding, ctx.output_padding, ctx.dilation, ctx.groups = inputs
     ctx.has_bias = bias is not None
@@ -164,8 +217,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradients are those of the convolution from the output to the input, with their roles swapped."""
-    input, weight = ctx.saved_tensors
+    return *_gradients(ctx, grad, *ctx.saved_tensors), None, None, None, None, None
+
+
+def _gradients(
+    ctx: Any, grad: Tensor, input: Tensor | None, weight: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Those of the convolution from the output to the input, with their roles swapped."""
     grad_input = grad_weight = grad_bias = None
     if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
         reached, padding = _without_unread_end(grad, ctx.stride, ctx.padding, ctx.output_padding)
@@ -181,7 +239,29 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             grad_weight = grad_weight.to(ctx.dtype)
     if ctx.needs_input_grad[2] and ctx.has_bias:
         grad_bias = _sum_of_channels(grad)
-    return grad_input, grad_weight, grad_bias, None, None, None, None, None
+    return grad_input, grad_weight, grad_bias
+
+
+def _setup_fused_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _setup_context(ctx, inputs[:8], output)
+    input, weight, bias, *_ = inputs
+    ctx.activation, ctx.negative_slope, prelu_weight, residual = inputs[8:]
+    from_y = from_result(ctx.activation, ctx.negative_slope)
+    ctx.save_for_backward(
+        *(input, weight), *((output, None, None, None) if from_y else (None, bias, residual, prelu_weight))
+    )
+
+
+def _backward_of_fused(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    input, weight, value, bias, residual, prelu_weight = ctx.saved_tensors
+    if value is None:
+        geometry = (ctx.stride, ctx.padding, ctx.output_padding, ctx.dilation, ctx.groups)
+        value = torch.ops.volnet.conv_transpose3d_fused(
+            input, weight, bias, *geometry, "none", 0.0, None, residual
+        )
+    grad, grad_prelu = activation_gradient(grad, ctx.activation, ctx.negative_slope, prelu_weight, value)
+    after = (None, None, grad_prelu, grad if ctx.needs_input_grad[11] else None)
+    return *_gradients(ctx, grad, input, weight), None, None, None, None, None, *after
 
 
 def _without_unread_end(
@@ -214,3 +294,6 @@ def _sum_of_channels(grad: Tensor) -> Tensor:
 
 
 torch.library.register_autograd("volnet::conv_transpose3d", _backward, setup_context=_setup_context)
+torch.library.register_autograd(
+    "volnet::conv_transpose3d_fused", _backward_of_fused, setup_context=_setup_fused_context
+)
