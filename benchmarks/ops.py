@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from volnet import isa, ops
+from volnet import _C, isa, ops
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -82,11 +82,16 @@ class Layer:
 
     @property
     def winograd(self) -> float:
-        """Multiplications of Winograd's algorithm over those of the direct one: tiles of four outputs along
-        axes of three taps."""
+        """Multiplications of Winograd's algorithm over those of the direct one, with the tile of the plan:
+        wino244 computes 2x4x4 outputs from 4x6x6 products."""
+        padding = [p for p in self.padding for _ in range(2)]
+        geometry = (list(self.x.shape), list(self.weight.shape), self.stride, padding, self.dilation)
+        dtype = str(self.dtype).removeprefix("torch.")
+        plan = _C.conv3d_plans(*geometry, self.groups, dtype, torch.get_num_threads())[0]["name"]
         part = 1.0
-        for kernel, n in zip(self.kernel, self.space, strict=True):
-            part *= 6 * math.ceil(n / 4) / (3 * n) if kernel == 3 else 1
+        if plan.startswith("wino"):
+            for kernel, n, m in zip(self.kernel, self.space, map(int, plan[4:]), strict=True):
+                part *= (m + 2) * math.ceil(n / m) / (3 * n) if kernel > 1 else 1
         return part
 
 
