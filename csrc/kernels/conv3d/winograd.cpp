@@ -85,8 +85,8 @@ Winograd plan_winograd(const WinogradKernel& kernel, const Convolution& call,
     const int64_t k_blocks = plan.k_padded / plan.k_block, planes = plan.groups * depth.alpha();
     const int64_t parts = std::clamp(ceil_div(least_pieces, planes * k_blocks),
                                      ceil_div(tiles, 6 * kernel.row_tile), ceil_div(tiles, kernel.row_tile));
-    plan.multiplied_tiles = ceil_div(tiles, parts);
-    plan.multiplied_blocks = ceil_div(k_blocks, std::min(k_blocks, ceil_div(least_pieces, planes * parts)));
+    plan.multiplied_tiles = tiles / parts;
+    plan.multiplied_blocks = k_blocks / std::min(k_blocks, ceil_div(least_pieces, planes * parts));
   }
   plan.epilogue.slots = ceil_div(plan.image_tiles(), plan.block_tiles) + 1;  // an image may begin in a block
   return plan;
