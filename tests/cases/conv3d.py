@@ -310,6 +310,8 @@ CASES = [
         reference=statistics_reference,
         samples=fused_winograd_samples,
         tolerance=840,
+        # Where an activation bends, its slope errs by as much as the sum does.
+        gradient_tolerance=4 * 840,
         dtypes=(torch.float32, torch.bfloat16),
         differentiable=(0, 1, 2, 3, 4),
         volumes=(0, 3),
