@@ -170,7 +170,7 @@ def test_second_derivatives() -> None:
 
 
 @pytest.mark.parametrize("kind", ["normal", "rectified", "offset", "positive_weights"])
-@pytest.mark.parametrize(("channels", "filters", "side"), [(32, 32, 16), (256, 64, 12)])
+@pytest.mark.parametrize(("channels", "filters", "side"), [(32, 32, 16), (256, 64, 12), (320, 32, 10)])
 @pytest.mark.parametrize(
     ("level", "algorithm"), [("avx2", "winograd"), ("avx512", "winograd"), ("amx", "amx")]
 )
