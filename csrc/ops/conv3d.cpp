@@ -139,6 +139,9 @@ void run_winograd(const std::array<int64_t, 3>& tile, const Convolution& call, c
 template <class S>
 void run_plan(const conv3d::Plan& plan, const Convolution& call, const Weights& weight,
               const conv3d::WeightStrides& strides) {
+  if constexpr (!std::is_same_v<S, double>) {
+    if (plan.algorithm == conv3d::Algorithm::amx && run_amx<S>({&call, 1}, weight, strides)) return;
+  }
   if (conv3d::tracing()) conv3d::trace(plan.kernel);
   if constexpr (!std::is_same_v<S, double>) {
     if (plan.algorithm == conv3d::Algorithm::winograd) {
@@ -182,7 +185,6 @@ void convolve(Convolution call, const Weights& weight, const conv3d::WeightStrid
   if (is_depthwise(call) || std::any_of(call.inputs.begin(), call.inputs.end(), exponential)) {
     apply_inputs<S>(call, applied);
   }
-  if (run_amx<S>({&call, 1}, weight, strides)) return;
   const conv3d::Conditions conditions{element<S>(), planned_workers(call)};
   if (conv3d::measuring()) {
     const std::string key = plan_key(call, conditions);
@@ -263,7 +265,9 @@ Tensor data_gradient(const Tensor& grad, const Tensor& weight, const Ints& input
                                       {weight.stride(2), weight.stride(3), weight.stride(4)}};
   const Weights weights(weight);
   if constexpr (!std::is_same_v<S, double>) {
-    if (run_amx<S>(calls, weights, strides)) return to_layout(dx, layout, "conv3d backward");
+    if (calls.size() > 1 && run_amx<S>(calls, weights, strides)) {
+      return to_layout(dx, layout, "conv3d backward");
+    }
   }
   for (const Convolution& residue : calls) convolve<S>(residue, weights, strides);
   return to_layout(dx, layout, "conv3d backward");
@@ -285,6 +289,9 @@ std::optional<std::tuple<Tensor, Tensor>> winograd_weight_gradient(const Tensor&
   for (size_t i = 0; i < 3; ++i) forward.axes[i] = forward_axis(a.axes[i]);
   conv3d::WinogradGradient call;
   if (!plan_winograd_gradient(table.preview().second, forward, call)) return {};
+  // With few tiles the transforms of the weights weigh most, and AMX is faster.
+  constexpr int64_t few = 64;
+  if (may_use_amx<S>() && call.forward.tiles() < few) return {};
   const auto kernel = table.best();
 
   const Tensor dense_x = to_layout(x, Layout5::channels_last, "conv3d backward");
@@ -508,8 +515,8 @@ std::tuple<Tensor, Tensor> conv3d_backward_weight(const Tensor& grad, const Tens
                                   torch::stable::to(x, ScalarType::Float), weight_size, a);
   }
   if (x.scalar_type() == ScalarType::Double) return weight_gradient<double>(grad, x, weight_size, a);
-  if (auto gradients = amx_weight_gradient<float>(grad, x, weight_size, a)) return *gradients;
   if (auto gradients = winograd_weight_gradient<float>(grad, x, weight_size, a)) return *gradients;
+  if (auto gradients = amx_weight_gradient<float>(grad, x, weight_size, a)) return *gradients;
   return weight_gradient<float>(grad, x, weight_size, a);
 }
 

@@ -35,7 +35,7 @@ struct Plan {
   int64_t packed_bytes = 0;       // of the packed weights
 };
 
-// All that can run `call` (sizes and axes set), the cheapest first; AMX alone where it serves the call.
+// All that can run `call` (sizes and axes set), the cheapest first.
 std::vector<Plan> candidates(const Convolution& call, const Conditions& conditions);
 
 // The candidate that runs: the one that was measured to be the fastest (see plan_book.h), else the cheapest.
