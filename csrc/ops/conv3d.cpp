@@ -54,13 +54,6 @@ Arguments parse(const Ints& input_size, const Ints& weight_size, const Ints& str
   return result;
 }
 
-template <class S>
-constexpr conv3d::Element element() {
-  return std::is_same_v<S, float>    ? conv3d::Element::f32
-         : std::is_same_v<S, double> ? conv3d::Element::f64
-                                     : conv3d::Element::bf16;
-}
-
 template <class A>
 void run_pieces(const conv3d::DirectKernel& kernel, Convolution call) {
   const Statistics<A> statistics(call.epilogue, call.batch, call.groups * call.filters, "conv3d statistics");
@@ -137,10 +130,13 @@ void run_winograd(const std::array<int64_t, 3>& tile, const Convolution& call, c
 }
 
 template <class S>
-void run_plan(const conv3d::Plan& plan, const Convolution& call, const Weights& weight,
-              const conv3d::WeightStrides& strides) {
+void run_plan(const conv3d::Plan& plan, const Convolution& call, const conv3d::Conditions& conditions,
+              const Weights& weight, const conv3d::WeightStrides& strides) {
   if constexpr (!std::is_same_v<S, double>) {
-    if (plan.algorithm == conv3d::Algorithm::amx && run_amx<S>({&call, 1}, weight, strides)) return;
+    if (plan.algorithm == conv3d::Algorithm::amx) {
+      run_amx<S>({&call, 1}, conditions, weight, strides);
+      return;
+    }
   }
   if (conv3d::tracing()) conv3d::trace(plan.kernel);
   if constexpr (!std::is_same_v<S, double>) {
@@ -163,9 +159,10 @@ conv3d::Plan measure(const Convolution& call, const conv3d::Conditions& conditio
   std::vector<double> seconds(plans.size(), std::numeric_limits<double>::infinity());
   for (int i = 0; i < repetitions && plans.size() > 1; ++i) {
     for (size_t p = 0; p < plans.size(); ++p) {
-      run_plan<S>(plans[p], call, weight, strides);  // packs the weights, and fills the caches alike for all
+      // The first run packs the weights, and fills the caches alike for all.
+      run_plan<S>(plans[p], call, conditions, weight, strides);
       const auto start = std::chrono::steady_clock::now();
-      run_plan<S>(plans[p], call, weight, strides);
+      run_plan<S>(plans[p], call, conditions, weight, strides);
       const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
       seconds[p] = std::min(seconds[p], taken.count());
     }
@@ -173,9 +170,21 @@ conv3d::Plan measure(const Convolution& call, const conv3d::Conditions& conditio
   return plans[static_cast<size_t>(std::min_element(seconds.begin(), seconds.end()) - seconds.begin())];
 }
 
+// Whether a call may have plain volumes: AMX alone reads and writes them.
+bool takes_plain(const Convolution& call, const conv3d::Conditions& conditions) {
+  return amx_serves_plain(call) && plan_for(call, conditions)->algorithm == conv3d::Algorithm::amx;
+}
+
 // Runs one call; `filters` and `channels` are swapped for the gradient of the data.
 template <class S>
-void convolve(Convolution call, const Weights& weight, const conv3d::WeightStrides& strides) {
+void convolve(Convolution call, const conv3d::Conditions& conditions, const Weights& weight,
+              const conv3d::WeightStrides& strides) {
+  if constexpr (!std::is_same_v<S, double>) {
+    if (call.plain_x || call.plain_y) {
+      run_amx<S>({&call, 1}, conditions, weight, strides);
+      return;
+    }
+  }
   // An exponential is computed once for each value, not once for each tap that reads it.
   const auto exponential = [](const conv3d::Input& input) {
     return input.activation != conv3d::Activation::none && input.activation != conv3d::Activation::relu &&
@@ -185,14 +194,13 @@ void convolve(Convolution call, const Weights& weight, const conv3d::WeightStrid
   if (is_depthwise(call) || std::any_of(call.inputs.begin(), call.inputs.end(), exponential)) {
     apply_inputs<S>(call, applied);
   }
-  const conv3d::Conditions conditions{element<S>(), planned_workers(call)};
   if (conv3d::measuring()) {
     const std::string key = plan_key(call, conditions);
     if (conv3d::measured_choice(key).empty()) {
       conv3d::remember_choices({{key, measure<S>(call, conditions, weight, strides).name}});
     }
   }
-  run_plan<S>(*plan_for(call, conditions), call, weight, strides);
+  run_plan<S>(*plan_for(call, conditions), call, conditions, weight, strides);
 }
 
 template <class S>
@@ -201,6 +209,8 @@ Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor
   using A = compute_t<S>;
   const Layout5 layout = result_layout(x, weight);
   const auto output = a.output_size();
+  const Ints size = {x.size(0), weight.size(0), output[0], output[1], output[2]};
+  if (numel(size) == 0) return empty_volume<S>(size, layout, "conv3d");
   Convolution call;
   call.epilogue = epilogue;
   if (inputs != nullptr) {
@@ -212,14 +222,13 @@ Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor
   call.channels = weight.size(1);
   call.filters = weight.size(0) / a.groups;
   for (size_t i = 0; i < 3; ++i) call.axes[i] = forward_axis(a.axes[i]);
-  const bool plain = takes_plain<S>(call);
+  const conv3d::Conditions conditions = conditions_of<S>(call);
+  const bool plain = takes_plain(call, conditions);
   call.plain_x = plain && layout_of(x) == Layout5::plain;
   call.plain_y = plain && layout == Layout5::plain;
   const Tensor dense =
       inputs == nullptr ? to_layout(x, call.plain_x ? Layout5::plain : Layout5::channels_last, "conv3d") : x;
-  const Ints size = {x.size(0), weight.size(0), output[0], output[1], output[2]};
   Tensor y = empty_volume<S>(size, call.plain_y ? layout : written_layout(size, layout), "conv3d");
-  if (y.numel() == 0) return layout == Layout5::plain ? to_layout(y, layout, "conv3d") : y;
 
   call.x = dense.const_data_ptr();
   call.y = y.mutable_data_ptr();
@@ -229,7 +238,7 @@ Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor
     for (int64_t k = 0; k < bias->size(0); ++k) bias_values.push_back(to_float(values[k * bias->stride(0)]));
     call.bias = bias_values.data();
   }
-  convolve<S>(call, Weights(weight),
+  convolve<S>(call, conditions, Weights(weight),
               {call.filters * weight.stride(0),
                weight.stride(0),
                weight.stride(1),
@@ -247,7 +256,8 @@ Tensor data_gradient(const Tensor& grad, const Tensor& weight, const Ints& input
   call.channels = weight.size(0) / a.groups;
   call.filters = weight.size(1);
   std::vector<Convolution> calls = residues(call, a.axes);
-  const bool plain = takes_plain<S>(calls[0]);
+  const conv3d::Conditions conditions = conditions_of<S>(calls[0]);
+  const bool plain = takes_plain(calls[0], conditions);
   const bool plain_x = plain && layout_of(grad) == Layout5::plain,
              plain_y = plain && layout == Layout5::plain;
   const Tensor dense = to_layout(grad, plain_x ? Layout5::plain : Layout5::channels_last, "conv3d backward");
@@ -265,11 +275,12 @@ Tensor data_gradient(const Tensor& grad, const Tensor& weight, const Ints& input
                                       {weight.stride(2), weight.stride(3), weight.stride(4)}};
   const Weights weights(weight);
   if constexpr (!std::is_same_v<S, double>) {
-    if (calls.size() > 1 && run_amx<S>(calls, weights, strides)) {
+    if (calls.size() > 1 && amx_serves(calls[0], amx_parts(conditions))) {
+      run_amx<S>(calls, conditions, weights, strides);
       return to_layout(dx, layout, "conv3d backward");
     }
   }
-  for (const Convolution& residue : calls) convolve<S>(residue, weights, strides);
+  for (const Convolution& residue : calls) convolve<S>(residue, conditions, weights, strides);
   return to_layout(dx, layout, "conv3d backward");
 }
 
@@ -291,7 +302,7 @@ std::optional<std::tuple<Tensor, Tensor>> winograd_weight_gradient(const Tensor&
   if (!plan_winograd_gradient(table.preview().second, forward, call)) return {};
   // With few tiles the transforms of the weights weigh most, and AMX is faster.
   constexpr int64_t few = 64;
-  if (may_use_amx<S>() && call.forward.tiles() < few) return {};
+  if (amx_parts(conditions_of<S>(forward)) > 0 && call.forward.tiles() < few) return {};
   const auto kernel = table.best();
 
   const Tensor dense_x = to_layout(x, Layout5::channels_last, "conv3d backward");
@@ -402,14 +413,15 @@ std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad, const Tensor& x, 
 template <class S>
 std::optional<std::tuple<Tensor, Tensor>> amx_weight_gradient(const Tensor& grad, const Tensor& x,
                                                               const Ints& weight_size, const Arguments& a) {
-  if (!may_use_amx<S>()) return std::nullopt;
+  const int64_t parts = amx_parts(conditions_of<S>({}));
+  if (parts == 0) return std::nullopt;
   conv3d::AmxGradient plan;
   plan.batch = x.size(0);
   plan.groups = a.groups;
   plan.channels = weight_size[1];
   plan.filters = weight_size[0] / a.groups;
   for (size_t i = 0; i < 3; ++i) plan.axes[i] = forward_axis(a.axes[i]);
-  if (!plan_amx_gradient(amx_parts<S>(), plan)) return std::nullopt;
+  if (!plan_amx_gradient(parts, plan)) return std::nullopt;
   const auto kernel =
       (std::is_same_v<S, float> ? conv3d::amx_gradient_f32 : conv3d::amx_gradient_bf16).best();
 

@@ -11,9 +11,9 @@
 #include "isa/isa.h"
 #include "kernels/conv3d/amx.h"
 #include "kernels/conv3d/conv3d.h"
+#include "kernels/conv3d/plan.h"
 #include "kernels/conv3d/plan_book.h"
 #include "kernels/conv3d/planner.h"
-#include "kernels/conv3d/winograd.h"
 #include "ops/epilogue.h"
 #include "ops/packed_weights.h"
 #include "ops/tensors.h"
@@ -85,17 +85,6 @@ PackedBlock packed_for_direct(const Weights& weight, const conv3d::WeightStrides
   return block;
 }
 
-// Whether the machine has AMX and the precision allows bfloat16 parts; and how many parts a value then has.
-template <class S>
-bool may_use_amx() {
-  if (std::is_same_v<S, double> || isa::active() != isa::Level::amx) return false;
-  return std::is_same_v<S, bfloat16> || conv3d::precision() != conv3d::Precision::highest;
-}
-template <class S>
-int64_t amx_parts() {
-  return std::is_same_v<S, float> && conv3d::precision() == conv3d::Precision::high ? 2 : 1;
-}
-
 // Blocks of a megabyte and more lie on huge pages: tiles read more small pages than the processor can recall.
 inline int64_t on_huge_pages(int64_t bytes) { return std::max(bytes, int64_t{1} << 20); }
 
@@ -105,13 +94,22 @@ inline int64_t planned_workers(const conv3d::Convolution& call) {
   return call.epilogue.gathers() ? usual_workers : worker_count(std::numeric_limits<int64_t>::max());
 }
 
-// Runs the calls on AMX, which share input, result and weights; their pieces take turns, so that what one has
-// read the next finds in the cache. False where another kernel is better.
+// What the choice of a kernel depends on. Taken once for a call: another thread may set the precision while
+// it runs.
 template <class S>
-bool run_amx(std::span<const conv3d::Convolution> calls, const Weights& weight,
-             const conv3d::WeightStrides& strides) {
-  const int64_t parts = amx_parts<S>();
-  if (!may_use_amx<S>() || !amx_serves(calls[0], parts)) return false;
+conv3d::Conditions conditions_of(const conv3d::Convolution& call) {
+  constexpr auto element = std::is_same_v<S, float>    ? conv3d::Element::f32
+                           : std::is_same_v<S, double> ? conv3d::Element::f64
+                                                       : conv3d::Element::bf16;
+  return {element, conv3d::precision(), planned_workers(call)};
+}
+
+// Runs the calls on AMX, which share input, result and weights; their pieces take turns, so that what one has
+// read the next finds in the cache.
+template <class S>
+void run_amx(std::span<const conv3d::Convolution> calls, const conv3d::Conditions& conditions,
+             const Weights& weight, const conv3d::WeightStrides& strides) {
+  const int64_t parts = amx_parts(conditions);
   const auto& table = std::is_same_v<S, float> ? conv3d::amx_f32 : conv3d::amx_bf16;
   const auto kernel = table.best();
   if (conv3d::tracing()) conv3d::trace(table.preview().first);
@@ -121,7 +119,7 @@ bool run_amx(std::span<const conv3d::Convolution> calls, const Weights& weight,
   int64_t pieces = 0, scratch_step = 0;
   for (size_t i = 0; i < calls.size(); ++i) {
     conv3d::Amx& plan = plans[i];
-    plan_amx(calls[i], sizeof(S), parts, planned_workers(calls[i]), plan);
+    plan_amx(calls[i], sizeof(S), parts, conditions.workers, plan);
     append_packing(calls[i], strides, packing);
     for (const conv3d::AmxWindow& window : plan.windows) {
       packing.insert(packing.end(), window.taps.begin(), window.taps.end());
@@ -149,13 +147,6 @@ bool run_amx(std::span<const conv3d::Convolution> calls, const Weights& weight,
     }
   });
   statistics.merge();
-  return true;
-}
-
-// Whether a call may have plain volumes.
-template <class S>
-bool takes_plain(const conv3d::Convolution& call) {
-  return may_use_amx<S>() && amx_serves(call, amx_parts<S>()) && amx_serves_plain(call);
 }
 
 // One call for each residue of the stride on each axis: the gradient of the data, or a transposed

@@ -103,7 +103,11 @@ Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor
   const Weights weights(weight);
   const std::vector<Convolution> calls = residues(call, axes);
   if constexpr (!std::is_same_v<S, double>) {
-    if (run_amx<S>(calls, weights, strides)) return to_layout(y, layout, "conv_transpose3d");
+    const conv3d::Conditions conditions = conditions_of<S>(call);
+    if (amx_serves(call, amx_parts(conditions))) {
+      run_amx<S>(calls, conditions, weights, strides);
+      return to_layout(y, layout, "conv_transpose3d");
+    }
   }
   run_direct<S>(calls, weights, strides);
   return to_layout(y, layout, "conv_transpose3d");

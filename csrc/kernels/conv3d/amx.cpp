@@ -126,7 +126,7 @@ AmxAxis phases_of(const Axis& axis) {
 
 bool amx_serves(const Convolution& call, int64_t parts) {
   // So few channels leave most of a tile empty; small_channels_body.h is as fast.
-  return !is_depthwise(call) && call.channels > (parts == 2 ? 4 : 2);
+  return parts > 0 && !is_depthwise(call) && call.channels > (parts == 2 ? 4 : 2);
 }
 
 bool amx_serves_plain(const Convolution& call) {

@@ -83,7 +83,7 @@ void pack_bf16(const Amx&, const void* w, const WeightStrides&, int64_t piece, v
 
 extern const isa::KernelTable<AmxKernel> amx_f32, amx_bf16;
 
-// Whether it is the kernel for the call.
+// Whether it can run the call, and does so faster than the direct kernel; never with no parts.
 bool amx_serves(const Convolution& call, int64_t parts);
 
 // Whether it also takes and gives plain volumes [N, C, D, H, W].

@@ -93,13 +93,11 @@ std::vector<int64_t> numbers(const Convolution& call, const Conditions& conditio
   std::vector<int64_t> key = {static_cast<int64_t>(conditions.element),
                               conditions.workers,
                               static_cast<int64_t>(isa::active()),
-                              static_cast<int64_t>(precision()),
+                              static_cast<int64_t>(conditions.precision),
                               call.batch,
                               call.groups,
                               call.channels,
-                              call.filters,
-                              call.plain_x,
-                              call.plain_y};
+                              call.filters};
   for (const Axis& axis : call.axes) {
     for (const int64_t n : {axis.input, axis.output, axis.count, axis.stride, axis.write_first,
                             axis.write_step, static_cast<int64_t>(axis.taps.size())}) {
@@ -130,20 +128,23 @@ Kept& kept() {
 
 }  // namespace
 
+int64_t amx_parts(const Conditions& conditions) {
+  if (isa::active() != isa::Level::amx || conditions.element == Element::f64) return 0;
+  if (conditions.element == Element::bf16 || conditions.precision == Precision::medium) return 1;
+  return conditions.precision == Precision::high ? 2 : 0;
+}
+
 std::vector<Plan> candidates(const Convolution& call, const Conditions& conditions) {
-  const bool exact = conditions.element == Element::f64 ||
-                     (conditions.element == Element::f32 && precision() == Precision::highest);
-  const int64_t parts = conditions.element == Element::f32 && precision() == Precision::high ? 2 : 1;
+  const int64_t parts = amx_parts(conditions);
   std::vector<Plan> plans;
-  if (isa::active() == isa::Level::amx && !exact && amx_serves(call, parts)) {
+  if (amx_serves(call, parts)) {
     plans.push_back(plan_for_amx(call, conditions, parts));
-    // One product of bfloat16 parts is always less work than Winograd, and plain volumes need no copy.
-    if (parts == 1 || call.plain_x || call.plain_y) return plans;
+    if (parts == 1) return plans;  // one product of bfloat16 numbers is always less work than Winograd
   } else {
     plans.push_back(plan_direct(call, conditions));
   }
   const bool winograd =
-      conditions.element != Element::f64 && precision() != Precision::highest && !is_depthwise(call);
+      conditions.element != Element::f64 && conditions.precision != Precision::highest && !is_depthwise(call);
   if (winograd) {
     for (const auto& tile : winograd_tiles(call)) plans.push_back(plan_tile(call, conditions, tile));
   }

@@ -12,17 +12,23 @@
 #include <vector>
 
 #include "kernels/conv3d/conv3d.h"
+#include "kernels/conv3d/precision.h"
 
 namespace volnet::conv3d {
 
 enum class Element { f32, bf16, f64 };
 enum class Algorithm { direct, depthwise, winograd, amx };
 
-// What a choice depends on besides the call; level and precision are those in force.
+// What a choice depends on besides the call and the instruction set in force.
 struct Conditions {
   Element element;
+  Precision precision;
   int64_t workers;
 };
+
+// How many bfloat16 numbers stand for a value on AMX: none where the machine has no AMX, or the precision
+// does not allow it.
+int64_t amx_parts(const Conditions& conditions);
 
 struct Plan {
   Algorithm algorithm = Algorithm::direct;

@@ -7,7 +7,6 @@
 #include <sstream>
 
 #include "isa/isa.h"
-#include "kernels/conv3d/winograd.h"
 
 namespace volnet::conv3d {
 namespace {
@@ -37,7 +36,7 @@ std::string plan_key(const Convolution& call, const Conditions& conditions) {
                                        precisions = {"highest", "high", "medium"};
   std::ostringstream text;
   text << "conv3d " << elements[static_cast<size_t>(conditions.element)] << ' '
-       << precisions[static_cast<size_t>(precision())] << ' ' << isa::name(isa::active()) << " n"
+       << precisions[static_cast<size_t>(conditions.precision)] << ' ' << isa::name(isa::active()) << " n"
        << call.batch << " g" << call.groups << " c" << call.channels << " k" << call.filters;
   for (const Axis& axis : call.axes) {
     text << ' ' << axis.input << '>' << axis.count << '/' << axis.stride << '@' << axis.write_first << '+'

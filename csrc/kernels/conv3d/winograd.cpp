@@ -1,7 +1,6 @@
 #include "kernels/conv3d/winograd.h"
 
 #include <algorithm>
-#include <atomic>
 
 #include "isa/bfloat16.h"
 
@@ -22,12 +21,7 @@ bool fits(const Axis& axis) {
 // A staged plan may need so many bytes for V and Z: this, or this for each worker.
 constexpr int64_t least_shared = int64_t{128} << 20, worker_share = int64_t{8} << 20;
 
-std::atomic<Precision> current_precision{Precision::high};
-
 }  // namespace
-
-Precision precision() { return current_precision.load(std::memory_order_relaxed); }
-void set_precision(Precision value) { current_precision.store(value, std::memory_order_relaxed); }
 
 std::vector<std::array<int64_t, 3>> winograd_tiles(const Convolution& call) {
   std::vector<std::array<int64_t, 3>> tiles;

@@ -36,11 +36,6 @@
 
 namespace volnet::conv3d {
 
-// How much float32 accuracy convolutions may give up for speed, after torch.set_float32_matmul_precision.
-enum class Precision { highest, high, medium };
-Precision precision();
-void set_precision(Precision value);
-
 struct WinogradAxis {
   int64_t input = 0, output = 0;
   int64_t first = 0;  // input voxel = output voxel + first + tap
