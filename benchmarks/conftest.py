@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import pytest
+from operators.work import LAYOUTS
 
 from volnet.cli.info import collect
 
@@ -85,21 +86,22 @@ def machine_line() -> str:
 
 def markdown(timed: dict[tuple[str, str], Any]) -> list[str]:
     """One table an operator: median milliseconds; how many times as long as volnet the best peer takes (least
-    and most of all rounds); which part of volnet's time the floor is."""
+    and most of all rounds), and torch in the same layout; which part of volnet's time the floor is."""
     lines: list[str] = []
     for operator in dict.fromkeys(key[0] for key in timed):
         rows = {shape: result for (name, shape), result in timed.items() if name == operator}
         columns = list(dict.fromkeys(name for result in rows.values() for name in result.times))
-        same_layout = {"volnet plain", "torch plain"} <= set(columns)
+        ours = [name for name in columns if name.startswith("volnet")]
+        layouts = [layout for layout in LAYOUTS if {f"volnet {layout}", f"torch {layout}"} <= set(columns)]
         header = [operator, *(f"{name}, ms" for name in columns), "best peer / volnet"]
-        header += ["plain / plain"] * same_layout + ["floor / volnet"]
+        header += [f"{layout} / {layout}" for layout in layouts]
+        header += [f"floor / {name.removeprefix('volnet ')}" for name in ours]
         lines += [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
         for shape, result in rows.items():
             cells = [shape, *(milliseconds(result.times.get(name)) for name in columns)]
             cells.append(ratio(result, result.peer, result.volnet))
-            if same_layout:
-                cells.append(ratio(result, "torch plain", "volnet plain"))
-            cells.append(floor_share(result))
+            cells += [ratio(result, f"torch {layout}", f"volnet {layout}") for layout in layouts]
+            cells += [floor_share(result, name) for name in ours]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return lines
@@ -116,16 +118,18 @@ def ratio(result: Any, peer: str | None, ours: str | None) -> str:
     return f"{r['median']:.3g} ({r['least']:.3g}-{r['most']:.3g})"
 
 
-def floor_share(result: Any) -> str:
-    kind = max(("memory", "arithmetic"), key=lambda name: result.floor[name])
-    if result.floor[kind] == 0:
+def floor_share(result: Any, ours: str) -> str:
+    floor = result.floor(ours)
+    kind = max(floor, key=lambda name: floor[name])
+    if floor[kind] == 0 or not result.times.get(ours):
         return "-"
-    return f"{result.floor[kind] / statistics.median(result.times[result.volnet]):.0%} ({kind})"
+    return f"{floor[kind] / statistics.median(result.times[ours]):.0%} ({kind})"
 
 
 def summary(results: list[Any]) -> list[str]:
-    """One row a group of layers: how many times as long as volnet torch takes, each at its best, each in
-    plain layout, torch in plain layout against volnet at its best; geometric means, and the worst layers."""
+    """One row a group of shapes: how many times as long as volnet torch takes, each at its best, and each in
+    the same layout; geometric means, and the worst shapes. And the part of volnet's time that the floor is,
+    in both layouts."""
     groups: dict[str, list[Any]] = {}
     for result in results:
         name = result.shape.get("group")
@@ -139,20 +143,35 @@ def summary(results: list[Any]) -> list[str]:
             rows[f"{name}, 16^3 voxels or more"] = large
     if not rows:
         return []
-    header = ["group", "layers", "best torch / volnet", "worst", "plain / plain", "worst"]
-    header += ["torch plain / volnet", "worst", "floor / volnet", "worst"]
+    header = ["group", "shapes", "best torch / volnet", "worst"]
+    for layout in LAYOUTS:
+        header += [f"{layout} / {layout}", "worst"]
+    for layout in LAYOUTS:
+        header += [f"floor / {layout}", "worst"]
     lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
     for name, members in rows.items():
-        cells = [name, str(len(members))]
-        for values in (
-            {r: r.ratio(r.peer, r.volnet)["median"] for r in members},
-            {r: r.ratio("torch plain", "volnet plain")["median"] for r in members},
-            {r: r.ratio("torch plain", r.volnet)["median"] for r in members},
-        ):
-            worst = min(values, key=lambda r: values[r])
-            cells.append(f"{statistics.geometric_mean(values.values()):.2f}")
-            cells.append(f"{values[worst]:.2f} ({worst.shape['name']})")
-        shares = [max(r.floor.values()) / statistics.median(r.times[r.volnet]) for r in members]
-        cells += [f"{statistics.geometric_mean(shares):.0%}", f"{min(shares):.0%}"]
+        cells = [
+            name,
+            str(len(members)),
+            *worst_of({r: r.ratio(r.peer, r.volnet)["median"] for r in members}),
+        ]
+        for layout in LAYOUTS:
+            pair = (f"torch {layout}", f"volnet {layout}")
+            cells += worst_of({r: r.ratio(*pair)["median"] for r in members if r.times.get(pair[0])})
+        for layout in LAYOUTS:
+            ours = f"volnet {layout}"
+            shares = {r: max(r.floor(ours).values()) / statistics.median(r.times[ours]) for r in members}
+            cells += [f"{statistics.geometric_mean(shares.values()):.0%}", f"{min(shares.values()):.0%}"]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
+
+
+def worst_of(values: dict[Any, float]) -> list[str]:
+    """The geometric mean, and the least with its shape's name."""
+    if not values:
+        return ["-", "-"]
+    worst = min(values, key=lambda r: values[r])
+    return [
+        f"{statistics.geometric_mean(values.values()):.2f}",
+        f"{values[worst]:.2f} ({worst.shape['name']})",
+    ]

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import ops
 import torch
+from operators import OPERATORS
 
 from volnet import _C, isa
 
@@ -43,11 +44,11 @@ SECONDS = 4.0
 
 
 def run(name: str, backward: bool) -> None:
-    (shape,) = (s for s in ops.shapes("conv3d") if s["name"] == name)
+    wanted = "conv3d_backward" if backward else "conv3d"
+    (operator,) = (o for o in OPERATORS if o.name == wanted)
+    (shape,) = (s for s in ops.shapes(operator) if s["name"] == name)
     with torch.inference_mode():
-        call = (ops.conv3d_backward if backward else ops.conv3d)(shape).implementations[
-            "volnet channels_last"
-        ]
+        call = operator.work(shape).implementations["volnet channels_last"]
         end = time.perf_counter() + SECONDS
         while time.perf_counter() < end:
             call()
