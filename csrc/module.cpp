@@ -9,6 +9,7 @@
 #include "kernels/conv3d/planner.h"
 #include "kernels/conv3d/precision.h"
 #include "memory/pool.h"
+#include "memory/system.h"
 #include "ops/packed_weights.h"
 
 namespace py = pybind11;
@@ -87,12 +88,23 @@ PYBIND11_MODULE(_C, m) {
     d["limit"] = s.limit;
     d["allocations"] = s.allocations;
     d["from_system"] = s.from_system;
+    py::dict operators;
+    for (const memory::Use& use : memory::uses()) {
+      py::dict row;
+      row["in_use"] = use.in_use;
+      row["peak"] = use.peak;
+      row["allocations"] = use.allocations;
+      operators[py::str(use.op)] = row;
+    }
+    d["operators"] = operators;
     const PackedWeightsStats weights = packed_weights_stats();
     d["packed_weights"] = weights.bytes;
     d["packed_weights_reused"] = weights.reused;
     return d;
   });
   m.def("memory_trim", &memory::trim);
+  m.def("memory_reset_peak", &memory::reset_peak);
+  m.def("memory_retain", &memory::retain);
   m.def("memory_set_limit", &memory::set_limit);
   m.def("memory_set_packed_weights_limit", &set_packed_weights_limit);
 }

@@ -1,4 +1,4 @@
-"""Instruction sets, the pool, threads and processes."""
+"""Instruction sets, threads and processes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from volnet import _C, isa, memory, ops
+from volnet import _C, isa, ops
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -76,45 +75,6 @@ def test_extension_uses_nothing_but_the_stable_abi() -> None:
     assert [line for line in symbols.splitlines() if "c10::" in line or "at::" in line] == []
 
 
-def test_pool_keeps_and_returns_blocks() -> None:
-    x, w = torch.randn(1, 4, 32, 32, 32), torch.randn(8, 4, 3, 3, 3)
-    memory.trim()
-    used = memory.stats()["in_use"]
-    y = ops.conv3d(x, w)
-    assert memory.stats()["in_use"] - used >= y.numel() * 4
-    del y
-    assert memory.stats()["in_use"] == used
-    faults = memory.stats()["from_system"]
-    y = ops.conv3d(x, w)
-    assert memory.stats()["from_system"] == faults
-    del y
-    assert memory.trim() > 0
-    assert memory.stats()["cached"] == 0
-
-
-def test_blocks_outlive_views_and_trim() -> None:
-    x, w = torch.randn(1, 2, 32, 64, 64), torch.randn(8, 2, 3, 3, 3)
-    view = ops.conv3d(x, w, padding=1)[:, 3:5]
-    memory.trim()
-    torch.testing.assert_close(view, F.conv3d(x, w, padding=1)[:, 3:5], rtol=1e-4, atol=1e-4)
-    array = ops.conv3d(x, w, padding=1).numpy()
-    assert array.shape == (1, 8, 32, 64, 64)
-
-
-def test_limit_is_kept_and_the_error_says_what_was_asked() -> None:
-    x, w = torch.zeros(1, 2, 32, 64, 64), torch.zeros(8, 2, 3, 3, 3)
-    memory.trim()
-    try:
-        memory.set_limit(memory.stats()["in_use"] + 2**20)
-        with pytest.raises(RuntimeError, match=r"conv3d \[1, 2, 32, 64, 64\] asked for|asked for [0-9]+ MiB"):
-            ops.conv3d(x, w)
-    finally:
-        memory.set_limit(None)
-    assert ops.conv3d(x, w).shape == (1, 8, 30, 62, 62)
-    with pytest.raises(ValueError, match="-1"):
-        memory.set_limit(-1)
-
-
 def test_many_threads_at_once() -> None:
     x, w = torch.randn(1, 8, 9, 10, 11), torch.randn(16, 8, 3, 3, 3)
     expected = ops.conv3d(x, w)
@@ -131,31 +91,6 @@ def test_many_threads_at_once() -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-
-
-@pytest.mark.skipif("libasan" not in Path("/proc/self/maps").read_text(), reason="for `make sanitize`")
-@pytest.mark.parametrize("size", [5, 80], ids=["small", "mapped"])
-@pytest.mark.parametrize(
-    ("act", "report"),
-    [
-        ("", ""),
-        ("ctypes.memset(address + bytes, 0, 1)", "use-after-poison"),
-        ("del y; ctypes.memset(address, 0, 1)", "use-after-poison"),
-        ("del y; memory.trim(); z = ops.conv3d(x, w); ctypes.memset(z.data_ptr(), 0, bytes)", ""),
-    ],
-    ids=["inside", "past_the_end", "freed", "after_trim"],
-)
-def test_sanitizer_sees_the_bounds_of_a_tensor(size: int, act: str, report: str) -> None:
-    result = run_python(
-        "import ctypes, torch\n"
-        "from volnet import memory, ops\n"
-        f"x, w = torch.zeros(1, 1, {size}, {size}, {size}), torch.zeros(1, 1, 1, 1, 1)\n"
-        "y = ops.conv3d(x, w)\n"
-        "address, bytes = y.data_ptr(), y.numel() * 4\n"
-        f"ctypes.memset(address, 0, bytes)\n{act}"
-    )
-    assert (result.returncode == 0) == (report == ""), result.stderr
-    assert report in result.stderr
 
 
 def test_works_in_a_forked_child() -> None:

@@ -3,11 +3,13 @@
 from importlib.metadata import version
 
 from volnet import isa, memory, nn, ops, plans
+from volnet._errors import OutOfMemoryError
 from volnet.explain import explain
 from volnet.precision import get_precision, set_precision
 
 __version__ = version("volnet")
 __all__ = [
+    "OutOfMemoryError",
     "__version__",
     "explain",
     "get_precision",

@@ -85,7 +85,7 @@ Tensor backward_typed(const Tensor& grad, const Tensor& centers, const std::vect
   const auto covering_bytes = (b.patches * static_cast<int64_t>(sizeof(int64_t)) + 63) / 64 * 64;
   const auto row_bytes = (b.extent.w * static_cast<int64_t>(sizeof(compute_t<T>)) + 63) / 64 * 64;
   const memory::Scratch scratch(worker_count(planes) * (covering_bytes + row_bytes),
-                                "sample_patches backward " + shape_text(volume_sizes));
+                                "sample_patches backward");
   for_each_piece(planes, [&](int64_t plane, int64_t worker) {
     char* mine = scratch.as<char>() + worker * (covering_bytes + row_bytes);
     run(b, plane, reinterpret_cast<int64_t*>(mine), reinterpret_cast<compute_t<T>*>(mine + covering_bytes));

@@ -70,7 +70,7 @@ inline Layout5 layout_of(const Tensor& x) {
 // An uninitialised tensor from the pool.
 inline Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
                             ScalarType dtype, int64_t element_size, const char* op) {
-  void* block = memory::allocate(numel(sizes) * element_size, std::string(op) + " " + shape_text(sizes));
+  void* block = memory::allocate(numel(sizes) * element_size, op, sizes);
   return torch::stable::from_blob(block, sizes, strides,
                                   torch::stable::Device(torch::headeronly::DeviceType::CPU), dtype,
                                   [](void* data) { memory::release(data); });

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
+from volnet._errors import names_shortage
 from volnet.ops._arguments import batched, check_bool, empty_volume, integer, memory_format_of
 from volnet.ops._pooling import check_volume, check_window, output_size
 
 __all__ = ["avg_pool3d"]
 
 
+@names_shortage
 def avg_pool3d(
     input: Tensor,
     kernel_size: int | Sequence[int],
@@ -105,6 +107,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.channels_last = memory_format_of(x) == torch.channels_last_3d
 
 
+@names_shortage
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grad_x = torch.ops.volnet._avg_pool3d_backward(
         grad,
@@ -126,6 +129,7 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.ceil_mode = output_size(output, (*window, [1] * 3), False) != list(grad.shape)
 
 
+@names_shortage
 def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """The backward is linear, and its transpose is the forward."""
     y = torch.ops.volnet.avg_pool3d(grad, *ctx.window, ctx.ceil_mode, ctx.count_include_pad, ctx.divisor)

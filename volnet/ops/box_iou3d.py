@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
+from volnet._errors import names_shortage
 from volnet.ops._arguments import check_boxes
 
 __all__ = ["box_iou3d"]
 
 
+@names_shortage
 def box_iou3d(a: Tensor, b: Tensor) -> Tensor:
     """The IoU of every box of ``a`` with every box of ``b``.
 
@@ -58,6 +60,7 @@ def _setup(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
+@names_shortage
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     a, b = ctx.saved_tensors
     need_a, need_b = ctx.needs_input_grad

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
+from volnet._errors import names_shortage
 from volnet.ops._arguments import batched, check_at_least, check_tensor, memory_format_of, triple
 from volnet.ops._epilogue import (
     activate,
@@ -32,6 +33,7 @@ from volnet.ops._inputs import (
 __all__ = ["conv3d", "conv3d_with_statistics"]
 
 
+@names_shortage
 def conv3d(
     input: Tensor,
     weight: Tensor,
@@ -122,6 +124,7 @@ def conv3d(
     )[0]
 
 
+@names_shortage
 def conv3d_with_statistics(
     input: Tensor,
     weight: Tensor,
@@ -415,6 +418,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(input if needs_weight else None, weight if needs_input else None)
 
 
+@names_shortage
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     input, weight = ctx.saved_tensors
     needs_input, needs_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
@@ -459,6 +463,7 @@ def _setup_fused_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor
     )
 
 
+@names_shortage
 def _backward_of_fused(
     ctx: Any, grad: Tensor, grad_mean: Tensor, grad_variance: Tensor
 ) -> tuple[Tensor | None, ...]:
@@ -505,6 +510,7 @@ def _setup_input_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> N
     ctx.save_for_backward(grad, weight)
 
 
+@names_shortage
 def _backward_of_input(ctx: Any, twice: Tensor) -> tuple[Tensor | None, ...]:
     """The data gradient is linear in ``grad`` and in ``weight``: its gradients are convolutions again."""
     grad, weight = ctx.saved_tensors
@@ -522,6 +528,7 @@ def _setup_weight_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tenso
     ctx.save_for_backward(grad, input)
 
 
+@names_shortage
 def _backward_of_weight(ctx: Any, twice: Tensor, twice_bias: Tensor) -> tuple[Tensor | None, ...]:
     grad, input = ctx.saved_tensors
     geometry = (ctx.stride, ctx.padding, ctx.dilation, ctx.groups)

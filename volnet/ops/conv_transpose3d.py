@@ -10,6 +10,7 @@ from torch import Tensor
 
 import volnet._extension
 import volnet.ops.conv3d  # noqa: F401 - the fake kernels and gradients of the operators in the backward
+from volnet._errors import names_shortage
 from volnet.ops._arguments import (
     batched,
     check_at_least,
@@ -32,6 +33,7 @@ from volnet.ops._epilogue import (
 __all__ = ["conv_transpose3d"]
 
 
+@names_shortage
 def conv_transpose3d(
     input: Tensor,
     weight: Tensor,
@@ -216,6 +218,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(input if needs_weight else None, weight if needs_input else None)
 
 
+@names_shortage
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *_gradients(ctx, grad, *ctx.saved_tensors), None, None, None, None, None
 
@@ -252,6 +255,7 @@ def _setup_fused_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> N
     )
 
 
+@names_shortage
 def _backward_of_fused(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     input, weight, value, bias, residual, prelu_weight = ctx.saved_tensors
     if value is None:

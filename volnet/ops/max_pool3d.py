@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
+from volnet._errors import names_shortage
 from volnet.ops._arguments import batched, check_bool, empty_volume, memory_format_of
 from volnet.ops._pooling import check_volume, check_window, output_size
 
 __all__ = ["max_pool3d"]
 
 
+@names_shortage
 def max_pool3d(
     input: Tensor,
     kernel_size: int | Sequence[int],
@@ -119,6 +121,7 @@ def _setup_with_indices(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor,
     ctx.save_for_backward(output[1])
 
 
+@names_shortage
 def _backward_with_indices(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     grad_x = None
     if grad is not None:
@@ -134,6 +137,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x)
 
 
+@names_shortage
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Only for direct calls of torch.ops.volnet.max_pool3d: the indices have to be found again."""
     (x,) = ctx.saved_tensors
@@ -148,6 +152,7 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(inputs[1])
 
 
+@names_shortage
 def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (indices,) = ctx.saved_tensors
     picked = grad.flatten(2).gather(2, indices.flatten(2).clamp(min=0)).reshape(indices.shape)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
+from volnet._errors import names_shortage
 from volnet.ops._arguments import check_boxes, check_tensor
 
 __all__ = ["batched_nms3d", "nms3d"]
@@ -13,6 +14,7 @@ __all__ = ["batched_nms3d", "nms3d"]
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
+@names_shortage
 def nms3d(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """The boxes that greedy non-maximum suppression keeps.
 
@@ -43,6 +45,7 @@ def nms3d(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     return result
 
 
+@names_shortage
 def batched_nms3d(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
     """:func:`nms3d` within each label: boxes of different labels never suppress each other.
 

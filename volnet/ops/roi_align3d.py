@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
+from volnet._errors import names_shortage
 from volnet.ops._arguments import (
     batched,
     check_at_least,
@@ -23,6 +24,7 @@ from volnet.ops._regions import regions
 __all__ = ["roi_align3d"]
 
 
+@names_shortage
 def roi_align3d(
     x: Tensor,
     boxes: Tensor | Sequence[Tensor],
@@ -111,6 +113,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.channels_last = memory_format_of(x) == torch.channels_last_3d
 
 
+@names_shortage
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     boxes, images = ctx.saved_tensors
     grad_x = torch.ops.volnet._roi_align3d_backward(
@@ -128,6 +131,7 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.output_size = list(grad.shape[2:])
 
 
+@names_shortage
 def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """The operator is linear in x: the gradient of its transpose is the operator itself."""
     boxes, images = ctx.saved_tensors

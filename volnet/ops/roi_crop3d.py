@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
+from volnet._errors import names_shortage
 from volnet.ops._arguments import COPYABLE, check_pad_value, check_tensor
 from volnet.ops._regions import regions
 
 __all__ = ["roi_crop3d"]
 
 
+@names_shortage
 def roi_crop3d(x: Tensor, boxes: Tensor | Sequence[Tensor], pad_value: float = 0) -> list[Tensor]:
     """Cuts each box out of its volume; what lies outside the volume becomes ``pad_value``.
 
@@ -88,6 +90,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
     ctx.x_size = list(x.shape)
 
 
+@names_shortage
 def _backward(ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     boxes, images = ctx.saved_tensors
     grad_x = torch.ops.volnet._roi_crop3d_backward(list(grads), boxes, images, ctx.x_size, ctx.channels_last)
@@ -102,6 +105,7 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(boxes, images)
 
 
+@names_shortage
 def _double_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     boxes, images = ctx.saved_tensors
     crops = torch.ops.volnet.roi_crop3d(grad, boxes, images, 0.0, _channels_innermost(grad))

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
+from volnet._errors import names_shortage
 from volnet.ops._arguments import batched, check_at_least, empty_volume, memory_format_of, triple
 from volnet.ops._regions import regions
 
 __all__ = ["roi_pool3d"]
 
 
+@names_shortage
 def roi_pool3d(
     x: Tensor,
     boxes: Tensor | Sequence[Tensor],
@@ -92,6 +94,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
     ctx.set_materialize_grads(False)  # or the argmax would get a gradient of zeros
 
 
+@names_shortage
 def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     grad_x = None
     if grad is not None:
@@ -110,6 +113,7 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(argmax, images)
 
 
+@names_shortage
 def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     argmax, images = ctx.saved_tensors
     picked = grad[images].flatten(2).gather(2, argmax.flatten(2).clamp(min=0)).reshape(argmax.shape)

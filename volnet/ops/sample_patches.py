@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from volnet import _extension as _extension
+from volnet._errors import names_shortage
 from volnet.ops._arguments import COPYABLE, check_at_least, check_pad_value, check_tensor, triple
 
 
@@ -74,6 +75,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.volume_size = volume.shape
 
 
+@names_shortage
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
     (centers,) = ctx.saved_tensors
     return torch.ops.volnet._sample_patches_backward(grad, centers, ctx.volume_size), None, None, None
@@ -88,6 +90,7 @@ def _setup_backward_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -
     ctx.size = grad.shape[-3:]
 
 
+@names_shortage
 def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     (centers,) = ctx.saved_tensors
     return torch.ops.volnet.sample_patches(grad, centers, ctx.size, 0.0), None, None
