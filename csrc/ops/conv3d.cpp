@@ -7,6 +7,7 @@
 
 #include "isa/isa.h"
 #include "kernels/conv3d/amx_gradient.h"
+#include "kernels/conv3d/amx_winograd.h"
 #include "kernels/conv3d/conv3d.h"
 #include "kernels/conv3d/plan.h"
 #include "kernels/conv3d/plan_book.h"
@@ -129,6 +130,29 @@ void run_winograd(const std::array<int64_t, 3>& tile, const Convolution& call, c
   statistics.merge();
 }
 
+void run_amx_winograd(const Convolution& call, const conv3d::Conditions& conditions, const Weights& weight,
+                      const conv3d::WeightStrides& strides) {
+  const auto kernel = conv3d::amx_winograd_f32.best();
+  conv3d::AmxWinograd plan;
+  plan_amx_winograd(call, conditions.workers, plan);
+  PackingKey packing = {packing_id(kernel.pack)};
+  append_packing(call, strides, packing);
+  const PackedBlock packed =
+      weight.packed(packing, amx_winograd_packed_size(plan), "conv3d weights", [&](void* to) {
+        for_each_piece(amx_winograd_packing_pieces(plan), [&](int64_t piece, int64_t) {
+          kernel.pack(plan, data<float>(weight.tensor()), strides, piece, to);
+        });
+      });
+  plan.call.weights = packed->as<void>();
+  const Statistics<float> statistics(plan.call.epilogue, call.batch, call.groups * call.filters,
+                                     "conv3d statistics");
+  const memory::Scratch scratch(on_huge_pages(plan.scratch * worker_count(plan.pieces)), "conv3d scratch");
+  for_each_piece(plan.pieces, [&](int64_t piece, int64_t worker) {
+    kernel.run(plan, piece, scratch.as<char>() + worker * plan.scratch);
+  });
+  statistics.merge();
+}
+
 template <class S>
 void run_plan(const conv3d::Plan& plan, const Convolution& call, const conv3d::Conditions& conditions,
               const Weights& weight, const conv3d::WeightStrides& strides) {
@@ -139,6 +163,12 @@ void run_plan(const conv3d::Plan& plan, const Convolution& call, const conv3d::C
     }
   }
   if (conv3d::tracing()) conv3d::trace(plan.kernel);
+  if constexpr (std::is_same_v<S, float>) {
+    if (plan.algorithm == conv3d::Algorithm::amx_winograd) {
+      run_amx_winograd(call, conditions, weight, strides);
+      return;
+    }
+  }
   if constexpr (!std::is_same_v<S, double>) {
     if (plan.algorithm == conv3d::Algorithm::winograd) {
       run_winograd<S>(plan.tile, call, weight, strides);
@@ -172,7 +202,9 @@ conv3d::Plan measure(const Convolution& call, const conv3d::Conditions& conditio
 
 // Whether a call may have plain volumes: AMX alone reads and writes them.
 bool takes_plain(const Convolution& call, const conv3d::Conditions& conditions) {
-  return amx_serves_plain(call) && plan_for(call, conditions)->algorithm == conv3d::Algorithm::amx;
+  if (!amx_serves_plain(call)) return false;
+  const conv3d::Algorithm algorithm = plan_for(call, conditions)->algorithm;
+  return algorithm == conv3d::Algorithm::amx || algorithm == conv3d::Algorithm::amx_winograd;
 }
 
 // Runs one call; `filters` and `channels` are swapped for the gradient of the data.
@@ -181,7 +213,7 @@ void convolve(Convolution call, const conv3d::Conditions& conditions, const Weig
               const conv3d::WeightStrides& strides) {
   if constexpr (!std::is_same_v<S, double>) {
     if (call.plain_x || call.plain_y) {
-      run_amx<S>({&call, 1}, conditions, weight, strides);
+      run_plan<S>(*plan_for(call, conditions), call, conditions, weight, strides);
       return;
     }
   }

@@ -19,6 +19,7 @@ namespace {
 #include "kernels/conv3d/input_body.h"
 
 #include "kernels/conv3d/amx_tiles.h"
+#include "kernels/conv3d/amx_volumes.h"
 
 // A block of sums: positions from `at` on times the filters of a block.
 struct Block {
@@ -178,16 +179,6 @@ void copy_voxels(const S* from, int64_t step, int64_t count, int64_t channels, i
   }
 }
 
-// Sixteen vectors along w, of `channels` channels that lie `step` apart, to sixteen of channels.
-template <class S>
-inline void load_transposed(const S* from, int64_t step, int64_t channels, int64_t count, __m512i (&x)[16]) {
-#pragma GCC unroll 16
-  for (int c = 0; c < 16; ++c) {
-    x[c] = c < channels ? _mm512_castps_si512(Vec::load(from + c * step, count).v) : _mm512_setzero_si512();
-  }
-  transpose(x);
-}
-
 // The same from a plain volume, whose channels lie `step` apart.
 template <int Parts, class S>
 void copy_plain_voxels(const S* from, int64_t step, int64_t count, int64_t channels, int64_t lanes, char* to,
@@ -330,129 +321,27 @@ __attribute__((noinline)) void copy_plane(const Amx& plan, const Box& box, int64
 
 // The input of `count` planes from p on, to be fetched ahead.
 template <class S>
-Ahead input_ahead(const Amx& plan, const Box& box, int64_t p, int64_t count) {
-  Ahead ahead;
-  const Convolution& call = plan.call;
-  if (call.loads_inputs) return ahead;
-  const auto& [depth, height, width] = call.axes;
-  const auto inside = [](const Axis& axis, int64_t at) { return std::clamp<int64_t>(at, 0, axis.input); };
-  // Input voxels [begin, end) of an axis.
-  const auto range = [&](const Axis& axis, int64_t at, int64_t outputs) {
-    const int64_t first = at * axis.stride + axis.taps.front().offset;
-    const int64_t last = (at + outputs - 1) * axis.stride + axis.taps.back().offset;
-    return std::pair{inside(axis, first), inside(axis, last + 1)};
-  };
-  const int64_t i = box.d * depth.stride + depth.taps.front().offset + p;
-  const int64_t d0 = inside(depth, i), d1 = inside(depth, i + count);
-  const auto [h0, h1] = range(height, box.h, box.height);
-  const auto [w0, w1] = range(width, box.w, box.width);
-  if (d0 >= d1 || h0 >= h1 || w0 >= w1) return ahead;
-  if (plan.call.plain_x) {
-    const int64_t row = width.input * static_cast<int64_t>(sizeof(S)), plane = height.input * row;
-    ahead.plane = static_cast<const char*>(call.x) +
-                  (box.n * call.groups + box.group) * call.channels * depth.input * plane + d0 * plane +
-                  h0 * row;
-    ahead.row = (h1 - h0) * row;
-    ahead.row_step = depth.input * plane;
-    ahead.rows = call.channels;
-    ahead.plane_step = plane;
-    ahead.planes = d1 - d0;
-    return ahead;
-  }
-  const int64_t voxel = call.groups * call.channels * static_cast<int64_t>(sizeof(S));
-  ahead.plane = static_cast<const char*>(call.x) +
-                (((box.n * depth.input + d0) * height.input + h0) * width.input + w0) * voxel;
-  ahead.row = (w1 - w0) * voxel;
-  ahead.row_step = width.input * voxel;
-  ahead.rows = h1 - h0;
-  ahead.plane_step = height.input * ahead.row_step;
-  ahead.planes = d1 - d0;
-  return ahead;
-}
-
-// Outputs that lie next to each other: the run of positions that begins at q, of which `outputs` are wanted.
-struct Run {
-  int64_t positions, outputs, voxel;  // voxel of y
-};
-
-Run run_of(const Amx& plan, const Box& box, int64_t d, int64_t q, int64_t count) {
+Ahead planes_ahead(const Amx& plan, const Box& box, int64_t p, int64_t count) {
   const auto& [depth, height, width] = plan.call.axes;
-  const int64_t h = q / plan.row, w = q % plan.row;
-  const int64_t positions = std::min(count, plan.row - w);
-  return {positions, std::min(positions, box.width - w),
-          ((box.n * depth.output + depth.write_first + d * depth.write_step) * height.output +
-           height.write_first + (box.h + h) * height.write_step) *
-                  width.output +
-              width.write_first + (box.w + w) * width.write_step};
-}
-
-// The same to a plain volume: `outputs` voxels of a row, sixteen filters at a time.
-template <class S>
-void store_plain(const float* sums, int64_t outputs, const float* bias, int64_t filters, S* y, int64_t step) {
-  for (int64_t k = 0; k < filters; k += 16) {
-    const int64_t lanes = std::min<int64_t>(16, filters - k);
-    const Vec add = bias == nullptr ? Vec::zero() : Vec::load(bias + k, lanes);
-    for (int64_t first = 0; first < outputs; first += 16) {
-      const int64_t n = std::min<int64_t>(16, outputs - first);
-      __m512i x[16];
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) {
-        x[i] = i < n ? _mm512_castps_si512((Vec::load(sums + (first + i) * 32 + k) + add).v)
-                     : _mm512_setzero_si512();
-      }
-      transpose(x);
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) {
-        if (i < lanes) Vec{_mm512_castsi512_ps(x[i])}.store(y + (k + i) * step + first, n);
-      }
-    }
-  }
+  const int64_t i = box.d * depth.stride + depth.taps.front().offset + p;
+  const auto inside = [&](int64_t at) { return std::clamp<int64_t>(at, 0, depth.input); };
+  return input_ahead<S>(plan.call, box.n, box.group, {inside(i), inside(i + count)},
+                        input_range(height, box.h, box.height), input_range(width, box.w, box.width));
 }
 
 // Sums of `count` positions from q on to y; positions between two rows are no outputs.
 template <class S>
 void store_block(const Amx& plan, const Box& box, const float* sums, int64_t d, int64_t q, int64_t count,
                  int64_t filter, int64_t filters) {
-  const int64_t voxel = plan.call.groups * plan.call.filters;
-  const int64_t step = plan.call.axes[2].write_step * voxel;
-  const int64_t low = std::min<int64_t>(filters, 16), high = filters - low;
-  const auto* bias = static_cast<const float*>(plan.call.bias);
-  const Vec bias0 = bias == nullptr ? Vec::zero() : Vec::load(bias + filter, low);
-  const Vec bias1 = bias == nullptr || high == 0 ? Vec::zero() : Vec::load(bias + filter + 16, high);
   while (count > 0) {
-    const Run run = run_of(plan, box, d, q, count);
-    S* y = static_cast<S*>(plan.call.y) + run.voxel * voxel + filter;
-    if (plan.call.plain_y) {
-      const auto& [depth, height, width] = plan.call.axes;
-      const int64_t volume = depth.output * height.output * width.output;
-      store_plain<S>(
-          sums, run.outputs, bias == nullptr ? nullptr : bias + filter, filters,
-          static_cast<S*>(plan.call.y) + box.n * volume * (voxel - 1) + run.voxel + filter * volume, volume);
-    } else if (!plan.call.epilogue.empty()) {
-      if (run.outputs > 0) {
-        finish<Vec, S>(plan.call.epilogue, plan.call.bias,
-                       {sums, 32, run.outputs, filter, filters, plan.call.y, run.voxel * voxel + filter, step,
-                        box.slot, voxel});
-      }
-    } else if (filters == 32 && plan.stream) {
-      for (int64_t i = 0; i < run.outputs; ++i, y += step) {
-        (Vec::load(sums + i * 32) + bias0).stream(y);
-        (Vec::load(sums + i * 32 + 16) + bias1).stream(y + 16);
-      }
-    } else if (filters == 32) {
-      for (int64_t i = 0; i < run.outputs; ++i, y += step) {
-        (Vec::load(sums + i * 32) + bias0).store(y);
-        (Vec::load(sums + i * 32 + 16) + bias1).store(y + 16);
-      }
-    } else {
-      for (int64_t i = 0; i < run.outputs; ++i, y += step) {
-        (Vec::load(sums + i * 32) + bias0).store(y, low);
-        if (high > 0) (Vec::load(sums + i * 32 + 16) + bias1).store(y + 16, high);
-      }
-    }
-    q += run.positions;
-    sums += run.positions * 32;
-    count -= run.positions;
+    const int64_t h = q / plan.row, w = q % plan.row;
+    const int64_t positions = std::min(count, plan.row - w);
+    store_outputs<S>(
+        plan.call, plan.stream, sums,
+        {box.n, d, box.h + h, box.w + w, std::min(positions, box.width - w), filter, filters, box.slot});
+    q += positions;
+    sums += positions * 32;
+    count -= positions;
   }
 }
 
@@ -482,9 +371,9 @@ void convolution(const Amx& plan, int64_t piece, void* scratch) {
         copy_plane<Parts, S>(plan, box, copied, ring);
       }
       if (d + 1 < box.depth) {
-        ahead = input_ahead<S>(plan, box, copied, depth.stride);
+        ahead = planes_ahead<S>(plan, box, copied, depth.stride);
       } else if (piece + 1 < plan.pieces) {
-        ahead = input_ahead<S>(plan, box_of(plan, piece + 1), 0, plan.planes);
+        ahead = planes_ahead<S>(plan, box_of(plan, piece + 1), 0, plan.planes);
       }
       ahead.spread(steps_a_plane);
     }

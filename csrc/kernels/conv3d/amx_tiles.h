@@ -7,7 +7,8 @@
 #define VOLNET_TILE_STORE(tile, to, stride) \
   __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"(to), "r"(stride) : "memory")
 
-// All tiles sixteen lines of 64 bytes.
+// All tiles sixteen lines of 64 bytes. GCC 12 believes that _tile_loadconfig reads eight bytes, and may not
+// write the others.
 inline void configure_tiles() {
   struct alignas(64) {
     uint8_t palette = 1, start_row = 0;
@@ -15,7 +16,7 @@ inline void configure_tiles() {
     uint16_t line_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
     uint8_t lines[16] = {16, 16, 16, 16, 16, 16, 16, 16};
   } const config;
-  _tile_loadconfig(&config);
+  __asm__ volatile("ldtilecfg %0" ::"m"(config));
 }
 
 // Sixteen floats to bfloat16, and what the rounding leaves.

@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "kernels/conv3d/amx.h"
+#include "kernels/conv3d/amx_winograd.h"
 #include "kernels/conv3d/plan_book.h"
 #include "kernels/conv3d/planner.h"
 #include "kernels/conv3d/winograd.h"
@@ -88,6 +89,22 @@ Plan plan_for_amx(const Convolution& call, const Conditions& conditions, int64_t
   return result;
 }
 
+Plan plan_for_amx_winograd(const Convolution& call, const Conditions& conditions) {
+  AmxWinograd planned;
+  plan_amx_winograd(call, usual_workers, planned);
+  Plan result;
+  result.algorithm = Algorithm::amx_winograd;
+  result.name = "amx_winograd";
+  result.kernel = amx_winograd_f32.preview().first;
+  // Measured: in a cycle of its cost the other candidates do this many of theirs.
+  result.cost = amx_winograd_cost(planned) * 19.0;
+  plan_amx_winograd(call, conditions.workers, planned);
+  result.pieces = planned.pieces;
+  result.scratch = planned.scratch;
+  result.packed_bytes = amx_winograd_packed_size(planned);
+  return result;
+}
+
 // What a plan depends on, in numbers: quicker to make than the text of plan_key.
 std::vector<int64_t> numbers(const Convolution& call, const Conditions& conditions) {
   std::vector<int64_t> key = {static_cast<int64_t>(conditions.element),
@@ -140,6 +157,7 @@ std::vector<Plan> candidates(const Convolution& call, const Conditions& conditio
   if (amx_serves(call, parts)) {
     plans.push_back(plan_for_amx(call, conditions, parts));
     if (parts == 1) return plans;  // one product of bfloat16 numbers is always less work than Winograd
+    if (amx_winograd_serves(call)) plans.push_back(plan_for_amx_winograd(call, conditions));
   } else {
     plans.push_back(plan_direct(call, conditions));
   }

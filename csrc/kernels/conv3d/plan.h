@@ -17,7 +17,7 @@
 namespace volnet::conv3d {
 
 enum class Element { f32, bf16, f64 };
-enum class Algorithm { direct, depthwise, winograd, amx };
+enum class Algorithm { direct, depthwise, winograd, amx, amx_winograd };
 
 // What a choice depends on besides the call and the instruction set in force.
 struct Conditions {
@@ -33,7 +33,7 @@ int64_t amx_parts(const Conditions& conditions);
 struct Plan {
   Algorithm algorithm = Algorithm::direct;
   std::array<int64_t, 3> tile{};  // of Winograd
-  std::string name;               // direct, depthwise, wino444, amx
+  std::string name;               // direct, depthwise, wino444, amx, amx_winograd
   std::string kernel;             // conv3d_f32_wino444_avx512
   double cost = 0;                // expected work, in multiply-adds at the level's speed
   int64_t pieces = 0;             // independent pieces of work

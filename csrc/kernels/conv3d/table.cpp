@@ -1,5 +1,6 @@
 #include "kernels/conv3d/amx.h"
 #include "kernels/conv3d/amx_gradient.h"
+#include "kernels/conv3d/amx_winograd.h"
 #include "kernels/conv3d/conv3d.h"
 #include "kernels/conv3d/winograd.h"
 #include "kernels/conv3d/winograd_gradient.h"
@@ -83,6 +84,8 @@ const KernelTable<WinogradKernel> winograd_bf16{
 const KernelTable<AmxKernel> amx_f32{{"conv3d_f32_amx", Level::amx, {amx::convolution_f32, amx::pack_f32}}};
 const KernelTable<AmxKernel> amx_bf16{
     {"conv3d_bf16_amx", Level::amx, {amx::convolution_bf16, amx::pack_bf16}}};
+const KernelTable<AmxWinogradKernel> amx_winograd_f32{
+    {"conv3d_f32_amx_winograd", Level::amx, {amx::winograd_f32, amx::pack_winograd_f32}}};
 const KernelTable<AmxGradientKernel> amx_gradient_f32{
     {"conv3d_f32_weight_gradient_amx", Level::amx, {amx::weight_gradient_f32}}};
 const KernelTable<AmxGradientKernel> amx_gradient_bf16{
