@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.opinfo import opinfo_samples
-from volnet import isa, nn, ops, set_precision
+from volnet import _C, isa, nn, ops, set_precision
 
 X = torch.zeros(1, 4, 5, 6, 7)
 W = torch.zeros(8, 4, 3, 3, 3)
@@ -170,25 +170,35 @@ def test_second_derivatives() -> None:
     assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize("kind", ["normal", "rectified", "offset", "positive_weights"])
+@pytest.mark.parametrize("kind", ["normal", "rectified", "offset", "smooth", "positive_weights"])
 @pytest.mark.parametrize(("channels", "filters", "side"), [(32, 32, 16), (256, 64, 12), (320, 32, 10)])
-@pytest.mark.parametrize("level", ["avx2", "avx512", "amx"])
+@pytest.mark.parametrize(
+    ("level", "plan"), [("avx2", "wino444"), ("avx512", "wino444"), ("amx", "amx"), ("amx", "amx_winograd")]
+)
 def test_high_precision_keeps_its_promise(
-    level: str, kind: str, channels: int, filters: int, side: int
+    level: str, plan: str, kind: str, channels: int, filters: int, side: int
 ) -> None:
     """Relative L2 error at most 2e-5 against float64, no value off by more than 1e-4 of the largest."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, channels, side, side, side, generator=generator)
     w = torch.randn(filters, channels, 3, 3, 3, generator=generator)
     x = {"rectified": x.relu(), "offset": x + 3}.get(kind, x)
+    if kind == "smooth":
+        x = F.avg_pool3d(x, 5, stride=1, padding=2)
     w = w.abs() if kind == "positive_weights" else w
     if level not in isa.available():
         pytest.skip(f"this machine has no {level}")
-    before = {name: calls for name, _, calls in isa.kernels()}
     with isa.limit(level):
-        error = ops.conv3d(x, w, padding=1).double()
-    ran = [name for name, _, calls in isa.kernels() if calls > before[name] and name.startswith("conv3d_f32")]
-    assert "winograd" in ran[0] or ran[0] == "conv3d_f32_amx"
+        plans = _C.conv3d_plans([*x.shape], [*w.shape], [1] * 3, [1] * 6, [1] * 3, 1, "float32", 1)
+        chosen = next(p for p in plans if p["name"] == plan)
+        _C.plans_remember({chosen["key"]: plan})
+        _C.plans_trace(True)
+        try:
+            error = ops.conv3d(x, w, padding=1).double()
+            assert _C.plans_take_trace() == [chosen["kernel"]]
+        finally:
+            _C.plans_trace(False)
+            _C.plans_forget()
     expected = F.conv3d(x.double(), w.double(), padding=1)
     error -= expected
     assert error.norm() <= 2e-5 * expected.norm()
