@@ -53,14 +53,15 @@ class Layer:
     @property
     def winograd(self) -> float:
         """Multiplications of Winograd's algorithm over those of the direct one, with the tile of the plan:
-        wino244 computes 2x4x4 outputs from 4x6x6 products."""
+        wino244 computes 2x4x4 outputs from 4x6x6 products, amx_winograd tiles of 1x2x2."""
         padding = [p for p in self.padding for _ in range(2)]
         geometry = (list(self.x.shape), list(self.weight.shape), self.stride, padding, self.dilation)
         dtype = str(self.dtype).removeprefix("torch.")
         plan = _C.conv3d_plans(*geometry, self.groups, dtype, torch.get_num_threads())[0]["name"]
         part = 1.0
-        if plan.startswith("wino"):
-            for kernel, n, m in zip(self.kernel, self.space, map(int, plan[4:]), strict=True):
+        tile = "122" if plan == "amx_winograd" else plan.removeprefix("wino")
+        if "wino" in plan:
+            for kernel, n, m in zip(self.kernel, self.space, map(int, tile), strict=True):
                 part *= (m + 2) * math.ceil(n / m) / (3 * n) if kernel > 1 else 1
         return part
 
