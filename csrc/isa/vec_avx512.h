@@ -28,12 +28,16 @@ struct Vec {
     return widen(_mm256_maskz_loadu_epi16(lanes_below(n), p));
   }
   inline __m256i narrow() const {
+#ifdef __AVX512BF16__
+    return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v));
+#else
     const __m512i bits = _mm512_castps_si512(v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
     const __m512i words = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), quiet);
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(words, 16));
+#endif
   }
   inline void store(float* p) const { _mm512_storeu_ps(p, v); }
   inline void store(bfloat16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow()); }

@@ -75,7 +75,7 @@ void lay_out(Amx& plan) {
 
 // Cycles of one core, measured: a product of two tiles takes 16; storing a block of 32 outputs and 32 filters
 // about 250; bringing 32 values to scratch about 10 a part; a byte that comes from behind the second-level
-// cache a sixteenth.
+// cache a sixteenth; and a piece 1000 before its first product.
 double cost(const Amx& plan) {
   const auto& [depth, height, width] = plan.call.axes;
   const int64_t products = plan.parts == 2 ? 3 : 1;
@@ -91,7 +91,7 @@ double cost(const Amx& plan) {
   const double inputs = static_cast<double>(plan.parts * plan.plane_size / 64) * 10.0;
   const int64_t planes = (plan.depth_tile - 1) * depth.stride + plan.planes;
   return static_cast<double>(plan.pieces) *
-         (static_cast<double>(plan.depth_tile) * outputs + static_cast<double>(planes) * inputs);
+         (1000.0 + static_cast<double>(plan.depth_tile) * outputs + static_cast<double>(planes) * inputs);
 }
 
 // 1, 2, 3, 4, 6, 8, 12, ... and `size`.
@@ -135,8 +135,14 @@ bool amx_serves_plain(const Convolution& call) {
 }
 
 void plan_amx(const Convolution& call, int64_t element_size, int64_t parts, int64_t workers, Amx& plan) {
-  const auto& [depth, height, width] = call.axes;
   plan.call = call;
+  if (is_pointwise(call)) {
+    // Rows of a few tiles, each a plane: what one needs stays in the first-level cache, and meanwhile the
+    // next is fetched.
+    merge_axes(plan.call, 64);
+    std::swap(plan.call.axes[0], plan.call.axes[1]);
+  }
+  const auto& [depth, height, width] = plan.call.axes;
   plan.parts = parts;
   plan.lanes = call.channels > 16 ? 32 : call.channels > 8 ? 16 : call.channels > 4 ? 8 : 4;
   plan.channel_blocks = ceil_div(call.channels, plan.lanes);
@@ -176,12 +182,12 @@ void plan_amx(const Convolution& call, int64_t element_size, int64_t parts, int6
   plan.filter_tile = chosen[3];
   lay_out(plan);
 
-  // Larger than the caches, and in whole cache lines.
-  constexpr int64_t large = int64_t{32} << 20;
+  // So large that writing past the caches costs less even if it is read again at once, and in whole lines.
+  constexpr int64_t large = int64_t{16} << 20;
   const int64_t filters = call.filters * element_size;
   const int64_t bytes = call.batch * depth.output * height.output * width.output * call.groups * filters;
   plan.stream =
-      !call.plain_y && bytes > large && filters % 64 == 0 && reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
+      !call.plain_y && bytes >= large && filters % 64 == 0 && reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
 
   const auto phases_w = static_cast<int64_t>(plan.width.residues.size());
   size_t step = 0;

@@ -21,6 +21,9 @@ namespace {
 #include "kernels/conv3d/amx_tiles.h"
 #include "kernels/conv3d/amx_volumes.h"
 
+// The product of two blocks takes as long as bringing so many positions to scratch.
+constexpr int64_t steps_a_product = 8;
+
 // A block of sums: positions from `at` on times the filters of a block.
 struct Block {
   int64_t at;                  // byte offset of the first position in a plane, first block of channels
@@ -58,7 +61,7 @@ __attribute__((noinline)) void block_32_by_32(const Block& b, Ahead& input, floa
     const char* plane = b.planes[d] + block * b.block_size + b.at;
     for (int64_t s = 0; s < b.step_count; ++s, w += Parts * 2048) {
       const char* a = plane + b.steps[s];
-      input.step();
+      input.step(steps_a_product);
       VOLNET_TILE_LOAD(4, a, line);
       VOLNET_TILE_LOAD(5, a + half, line);
       if constexpr (Parts == 2) {
@@ -105,7 +108,7 @@ __attribute__((noinline)) void block_64_by_16(const Block& b, Ahead& input, floa
     const char* plane = b.planes[d] + block * b.block_size + b.at;
     for (int64_t s = 0; s < b.step_count; ++s, w += Parts * 1024) {
       const char* a = plane + b.steps[s];
-      input.step();
+      input.step(steps_a_product);
       VOLNET_TILE_LOAD(4, w, weight_line);
       if constexpr (Parts == 2) VOLNET_TILE_LOAD(5, w + 1024, weight_line);
 #define VOLNET_QUARTER(sum)                                \
@@ -157,7 +160,7 @@ inline void store_position(__m512 value, __mmask16 lanes, char* to, int64_t part
 // `count` voxels of a row to scratch, `lanes` channels each of which `channels` exist.
 template <int Parts, class S>
 void copy_voxels(const S* from, int64_t step, int64_t count, int64_t channels, int64_t lanes, char* to,
-                 int64_t part) {
+                 int64_t part, Ahead& ahead) {
   if constexpr (std::is_same_v<S, bfloat16>) {
     const __mmask32 mask = _bzhi_u32(~uint32_t{0}, static_cast<uint32_t>(channels));
     const __mmask32 stored = _bzhi_u32(~uint32_t{0}, static_cast<uint32_t>(lanes));
@@ -168,12 +171,14 @@ void copy_voxels(const S* from, int64_t step, int64_t count, int64_t channels, i
     const __mmask16 low = Vec::lanes_below(std::min<int64_t>(channels, 16));
     const __mmask16 high = Vec::lanes_below(std::max<int64_t>(channels - 16, 0));
     for (int64_t i = 0; i < count; ++i, from += step, to += 64) {
+      ahead.step();
       store_position<Parts>(_mm512_maskz_loadu_ps(low, from), _mm512_maskz_loadu_ps(high, from + 16), to,
                             part);
     }
   } else {
     const __mmask16 mask = Vec::lanes_below(channels), stored = Vec::lanes_below(lanes);
     for (int64_t i = 0; i < count; ++i, from += step, to += lanes * 2) {
+      ahead.step();
       store_position<Parts>(_mm512_maskz_loadu_ps(mask, from), stored, to, part);
     }
   }
@@ -261,7 +266,8 @@ bool plane_is_read(const Axis& depth, int64_t p) {
 
 // Plane p of the box to its place in the ring.
 template <int Parts, class S>
-__attribute__((noinline)) void copy_plane(const Amx& plan, const Box& box, int64_t p, char* ring) {
+__attribute__((noinline)) void copy_plane(const Amx& plan, const Box& box, int64_t p, char* ring,
+                                          Ahead& ahead) {
   const Convolution& call = plan.call;
   const auto& [depth, height, width] = call.axes;
   const int64_t all_channels = call.groups * call.channels, position = plan.lanes * 2;
@@ -309,10 +315,15 @@ __attribute__((noinline)) void copy_plane(const Amx& plan, const Box& box, int64
             continue;
           }
           const S* from = row + begin * width.stride * voxel + block * plan.lanes * channel;
-          const auto copy = plan.call.plain_x ? copy_plain_voxels<Parts, S> : copy_voxels<Parts, S>;
-          copy(from, plan.call.plain_x ? channel : width.stride * voxel, end - begin,
-               std::min(plan.lanes, call.channels - block * plan.lanes), plan.lanes, to + begin * position,
-               plan.part_size);
+          const int64_t channels = std::min(plan.lanes, call.channels - block * plan.lanes);
+          char* const first = to + begin * position;
+          if (plan.call.plain_x) {
+            copy_plain_voxels<Parts, S>(from, channel, end - begin, channels, plan.lanes, first,
+                                        plan.part_size);
+          } else {
+            copy_voxels<Parts, S>(from, width.stride * voxel, end - begin, channels, plan.lanes, first,
+                                  plan.part_size, ahead);
+          }
         }
       }
     }
@@ -359,23 +370,24 @@ void convolution(const Amx& plan, int64_t piece, void* scratch) {
 
   const int64_t outputs = (box.height - 1) * plan.row + box.width;
   const int64_t filter_blocks = box.filters_end - box.filters_begin;
-  const int64_t steps_a_plane =
+  const int64_t products =
       (outputs + 31) / 32 * filter_blocks * plan.channel_blocks * std::max<int64_t>(taps_d * steps, 1);
   configure_tiles();
   int64_t copied = 0;  // planes of the box
   for (int64_t d = 0; d < box.depth; ++d) {
     Ahead ahead;
     if (!empty) {
-      const int64_t first = d * depth.stride;
-      for (copied = std::max(copied, first); copied < first + plan.planes; ++copied) {
-        copy_plane<Parts, S>(plan, box, copied, ring);
-      }
+      const int64_t first = std::max(copied, d * depth.stride), end = d * depth.stride + plan.planes;
       if (d + 1 < box.depth) {
-        ahead = planes_ahead<S>(plan, box, copied, depth.stride);
+        ahead = planes_ahead<S>(plan, box, end, depth.stride);
       } else if (piece + 1 < plan.pieces) {
         ahead = planes_ahead<S>(plan, box_of(plan, piece + 1), 0, plan.planes);
       }
-      ahead.spread(steps_a_plane);
+      // Bringing bfloat16 values costs no more than fetching would.
+      const bool copies = std::is_same_v<S, float> && !call.plain_x;
+      const int64_t positions = copies ? (end - first) * plan.plane_size / (plan.lanes * 2) : 0;
+      ahead.spread(positions + products * steps_a_product);
+      for (copied = first; copied < end; ++copied) copy_plane<Parts, S>(plan, box, copied, ring, ahead);
     }
     // Taps whose plane exists.
     int64_t taps = 0, first_tap = 0;

@@ -10,12 +10,12 @@
 // All tiles sixteen lines of 64 bytes. GCC 12 believes that _tile_loadconfig reads eight bytes, and may not
 // write the others.
 inline void configure_tiles() {
-  struct alignas(64) {
+  static constexpr struct alignas(64) {
     uint8_t palette = 1, start_row = 0;
     uint8_t reserved[14] = {};
     uint16_t line_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
     uint8_t lines[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  } const config;
+  } config{};
   __asm__ volatile("ldtilecfg %0" ::"m"(config));
 }
 
@@ -68,16 +68,17 @@ inline void transpose(__m512i (&x)[16]) {
 struct Ahead {
   const char* plane = nullptr;
   int64_t row = 0, row_step = 0, rows = 0, plane_step = 0, planes = 0;
-  int64_t lines_a_step = 0;
+  int64_t rate = 0, due = 0;      // lines a step and lines to be fetched now, in 256ths
   int64_t at = 0, row_index = 0;  // within the plane
 
   // To be done after `steps` steps.
   void spread(int64_t steps) {
-    lines_a_step = ((row + 63) / 64 * rows * planes + steps - 1) / std::max<int64_t>(steps, 1);
+    rate = ((row + 63) / 64 * rows * planes * 256 + steps - 1) / std::max<int64_t>(steps, 1);
   }
 
-  void step() {
-    for (int64_t lines = lines_a_step; lines > 0 && planes > 0; --lines) {
+  void step(int64_t steps = 1) {
+    for (due += steps * rate; due >= 256; due -= 256) {
+      if (planes == 0) return;
       __builtin_prefetch(plane + row_index * row_step + at, 0, 2);
       at += 64;
       if (at < row) continue;

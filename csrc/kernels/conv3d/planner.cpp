@@ -30,25 +30,6 @@ bool worth_streaming(const Convolution& call, int64_t vector, int64_t element_si
          voxels * call.groups * call.filters * element_size >= large;
 }
 
-// One tap, each voxel for itself: the volume is one row of voxels.
-bool is_pointwise(const Convolution& call) {
-  return std::all_of(call.axes.begin(), call.axes.end(), [](const Axis& axis) {
-    return axis.taps.size() == 1 && axis.taps[0].offset == 0 && axis.stride == 1 && axis.write_step == 1 &&
-           axis.count == axis.input && axis.count == axis.output;
-  });
-}
-
-// Joins rows of a pointwise convolution to longer ones, of 256 voxels and more where there are so many.
-void merge_axes(Convolution& call) {
-  auto& [depth, height, width] = call.axes;
-  int64_t rows = depth.count * height.count, joined = 1;
-  while (joined < rows && (width.count * joined < 256 || rows % joined != 0)) ++joined;
-  const auto set = [](Axis& axis, int64_t count) { axis.input = axis.output = axis.count = count; };
-  set(width, width.count * joined);
-  set(height, rows / joined);
-  set(depth, 1);
-}
-
 // Enough pieces for 112 cores to stay evenly busy, as far as there are that many rows.
 constexpr int64_t wanted_pieces = 4 * 112;
 
@@ -60,6 +41,23 @@ int64_t rows_a_piece(int64_t rows, int64_t other_pieces) {
 }
 
 }  // namespace
+
+bool is_pointwise(const Convolution& call) {
+  return std::all_of(call.axes.begin(), call.axes.end(), [](const Axis& axis) {
+    return axis.taps.size() == 1 && axis.taps[0].offset == 0 && axis.stride == 1 && axis.write_step == 1 &&
+           axis.count == axis.input && axis.count == axis.output;
+  });
+}
+
+void merge_axes(Convolution& call, int64_t voxels) {
+  auto& [depth, height, width] = call.axes;
+  int64_t rows = depth.count * height.count, joined = 1;
+  while (joined < rows && (width.count * joined < voxels || rows % joined != 0)) ++joined;
+  const auto set = [](Axis& axis, int64_t count) { axis.input = axis.output = axis.count = count; };
+  set(width, width.count * joined);
+  set(height, rows / joined);
+  set(depth, 1);
+}
 
 Axis forward_axis(const AxisArguments& a) {
   Axis axis;
@@ -89,7 +87,7 @@ std::vector<Axis> data_gradient_axes(const AxisArguments& a) {
 }
 
 void plan(const DirectKernel& kernel, int64_t element_size, Convolution& call) {
-  if (is_pointwise(call)) merge_axes(call);
+  if (is_pointwise(call)) merge_axes(call, 256);
   const auto& [depth, height, width] = call.axes;
   call.k_block = call.filters <= kernel.width ? kernel.width : 2 * kernel.width;
   call.row_tile = kernel.row_tile;

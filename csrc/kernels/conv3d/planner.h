@@ -23,6 +23,13 @@ Axis forward_axis(const AxisArguments& arguments);
 // One axis per residue of the forward stride; together they write every voxel of the gradient once.
 std::vector<Axis> data_gradient_axes(const AxisArguments& arguments);
 
+// One tap, each voxel for itself: the volume is one row of voxels.
+bool is_pointwise(const Convolution& call);
+
+// Joins rows of a pointwise convolution to longer ones, of so many voxels at least where there are so many;
+// the depth becomes 1.
+void merge_axes(Convolution& call, int64_t voxels);
+
 // Chooses blocking, split and scratch of a call whose sizes and axes are set.
 void plan(const DirectKernel& kernel, int64_t element_size, Convolution& call);
 void plan_depthwise(const DirectKernel& kernel, Convolution& call);
