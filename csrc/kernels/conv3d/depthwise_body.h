@@ -156,8 +156,9 @@ void sliding(const Convolution& call, int64_t piece, void* scratch) {
   const bool ahead = d + 1 < depth.count;
   const int64_t plane_step = depth.stride * height.input * width.input * channels;
   const bool plain = call.epilogue.empty();
-  const bool stream =
-      !call.epilogue.gathers() && call.stream && reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
+  // A part of a cache line that goes past the caches costs as much as the whole.
+  const bool stream = T::width * sizeof(S) % 64 == 0 && !call.epilogue.gathers() && call.stream &&
+                      reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
   E sums[2][at_once * T::width];  // of a tile, where an epilogue follows
   for (int64_t tile = 0, w = 0; tile < tiles; ++tile) {
     const int64_t size = (width.count - w + tiles - tile - 1) / (tiles - tile);
