@@ -234,6 +234,59 @@ def test_both_layouts_give_the_same_bits(dtype: torch.dtype) -> None:
         assert torch.equal(ops.conv3d(plain, w, **arguments), ops.conv3d(last, w, **arguments))
 
 
+@pytest.mark.parametrize("level", isa.available())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("filters", "size", "arguments"),
+    [
+        (1, (5, 4, 1), {"padding": 1}),
+        (9, (3, 6, 15), {"padding": 1, "stride": (1, 2, 1)}),
+        (17, (4, 5, 47), {"padding": (0, 1, 2), "dilation": (1, 1, 2)}),
+        (33, (3, 3, 49), {"padding": 1, "stride": (2, 1, 1)}),
+        (8, (3, 3, 97), {"padding": (1, 1, 0)}),
+    ],
+)
+def test_one_channel_to_a_plain_volume(
+    level: str, dtype: torch.dtype, filters: int, size: tuple, arguments: dict
+) -> None:
+    """Sizes around vectors and tiles of the kernel that writes the layout itself."""
+    torch.manual_seed(0)
+    x, w, b = torch.randn(2, 1, *size), torch.randn(filters, 1, 3, 3, 3), torch.randn(filters)
+    x, w, b = x.to(dtype), w.to(dtype), b.to(dtype)
+    with isa.limit(level):
+        y = ops.conv3d(x, w, b, **arguments)
+    assert y.is_contiguous()
+    expected = F.conv3d(x.double(), w.double(), b.double(), **arguments)
+    # Direct float32 sums of 27 products; bfloat16 is rounded once, to 2^-9.
+    bound = 1e-5 if dtype == torch.float32 else 2**-8
+    assert (y.double() - expected).abs().max() <= bound * expected.abs().max()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("channels", "filters", "size"),
+    [
+        (5, 3, (2, 3, 31)),
+        (33, 17, (3, 5, 13)),
+        (64, 33, (1, 1, 65)),
+        (32, 2, (7, 11, 129)),
+        (8, 32, (64, 64, 65)),
+    ],
+)
+def test_pointwise_rows_are_joined(
+    layout: torch.memory_format, dtype: torch.dtype, channels: int, filters: int, size: tuple
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, channels, *size).to(dtype).contiguous(memory_format=layout)
+    w, b = torch.randn(filters, channels, 1, 1, 1).to(dtype), torch.randn(filters).to(dtype)
+    y = ops.conv3d(x, w, b)
+    expected = torch.einsum("ncdhw,kc->nkdhw", x.double(), w.double().flatten(1))
+    expected += b.double().reshape(-1, 1, 1, 1)
+    bound = 1e-4 if dtype == torch.float32 else 2**-8  # what "high" promises; one rounding
+    assert (y.double() - expected).abs().max() <= bound * expected.abs().max()
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [

@@ -200,22 +200,27 @@ conv3d::Plan measure(const Convolution& call, const conv3d::Conditions& conditio
   return plans[static_cast<size_t>(std::min_element(seconds.begin(), seconds.end()) - seconds.begin())];
 }
 
-// Whether a call may have plain volumes: AMX alone reads and writes them.
+// Whether a call may have plain volumes.
 bool takes_plain(const Convolution& call, const conv3d::Conditions& conditions) {
-  if (!amx_serves_plain(call)) return false;
-  const conv3d::Algorithm algorithm = plan_for(call, conditions)->algorithm;
-  return algorithm == conv3d::Algorithm::amx || algorithm == conv3d::Algorithm::amx_winograd;
+  if (!amx_serves_plain(call) && !direct_serves_plain(call)) return false;
+  switch (plan_for(call, conditions)->algorithm) {
+    case conv3d::Algorithm::amx:
+    case conv3d::Algorithm::amx_winograd:
+      return amx_serves_plain(call);
+    case conv3d::Algorithm::direct:
+      return direct_serves_plain(call);
+    default:
+      return false;
+  }
 }
 
 // Runs one call; `filters` and `channels` are swapped for the gradient of the data.
 template <class S>
 void convolve(Convolution call, const conv3d::Conditions& conditions, const Weights& weight,
               const conv3d::WeightStrides& strides) {
-  if constexpr (!std::is_same_v<S, double>) {
-    if (call.plain_x || call.plain_y) {
-      run_plan<S>(*plan_for(call, conditions), call, conditions, weight, strides);
-      return;
-    }
+  if (call.plain_x || call.plain_y) {
+    run_plan<S>(*plan_for(call, conditions), call, conditions, weight, strides);
+    return;
   }
   // An exponential is computed once for each value, not once for each tap that reads it.
   const auto exponential = [](const conv3d::Input& input) {

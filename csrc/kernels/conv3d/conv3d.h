@@ -63,7 +63,8 @@ struct Convolution {
   Epilogue epilogue;
   bool loads_inputs = false;  // from `inputs` instead of x
   Inputs inputs;
-  bool plain_x = false, plain_y = false;  // [N, C, D, H, W] instead; the AMX kernel alone knows them
+  // [N, C, D, H, W] instead; known to the AMX kernel, and plain_y to small_channels_body.h for one channel.
+  bool plain_x = false, plain_y = false;
 
   // From the planner.
   Form form = Form::rows;

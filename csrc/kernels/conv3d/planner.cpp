@@ -30,6 +30,12 @@ bool worth_streaming(const Convolution& call, int64_t vector, int64_t element_si
          voxels * call.groups * call.filters * element_size >= large;
 }
 
+// The same for a plain y, whose rows must begin with a cache line.
+bool worth_streaming_rows(const Convolution& call, int64_t vector, int64_t element_size) {
+  return vector * element_size == 64 && call.axes[2].output % vector == 0 && call.axes[2].write_first == 0 &&
+         worth_streaming(call, 1, element_size);
+}
+
 // Enough pieces for 112 cores to stay evenly busy, as far as there are that many rows.
 constexpr int64_t wanted_pieces = 4 * 112;
 
@@ -105,16 +111,19 @@ void plan(const DirectKernel& kernel, int64_t element_size, Convolution& call) {
   call.rows = rows_a_piece(height.count, outer);
   call.pieces = outer * ceil_div(height.count, call.rows);
   call.epilogue.slots = depth.count * ceil_div(height.count, call.rows);
-  call.stream = worth_streaming(call, call.k_block, element_size);
+  call.stream = call.plain_y ? worth_streaming_rows(call, kernel.width, element_size)
+                             : worth_streaming(call, call.k_block, element_size);
 
   const auto row_taps = static_cast<int64_t>(depth.taps.size() * height.taps.size());
   if (call.form == Form::small_channels) {
     const int64_t input_rows = (call.rows - 1) * height.stride + reach(height) + 1;
     const int64_t voxels = (width.count - 1) * width.stride + reach(width) + 1;
     const auto taps = row_taps * static_cast<int64_t>(width.taps.size());
+    const int64_t overhang = 3 * kernel.width * element_size;  // read behind the last row
     call.scratch = (taps * static_cast<int64_t>(sizeof(int64_t)) +
                     static_cast<int64_t>(depth.taps.size()) * input_rows * voxels * element_size) *
-                   call.channels;
+                       call.channels +
+                   overhang;
   } else {
     const int64_t segment = ((kernel.row_tile - 1) * width.stride + reach(width) + 1) * call.channels;
     call.scratch = row_taps * (static_cast<int64_t>(sizeof(TapRow)) + segment * element_size) +
@@ -142,6 +151,11 @@ void plan_depthwise(const DirectKernel& kernel, Convolution& call) {
   call.stream = call.form == Form::sliding && worth_streaming(call, call.k_block, sizeof(float));
   call.epilogue.slots = depth.count * ceil_div(height.count, call.rows);
   call.pieces = call.batch * call.epilogue.slots;
+}
+
+bool direct_serves_plain(const Convolution& call) {
+  return call.groups == 1 && call.channels == 1 && call.axes[2].stride == 1 && call.axes[2].write_step == 1 &&
+         call.epilogue.empty() && !call.loads_inputs;
 }
 
 double direct_cost(const Convolution& call) {

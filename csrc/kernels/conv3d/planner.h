@@ -35,6 +35,9 @@ void plan(const DirectKernel& kernel, int64_t element_size, Convolution& call);
 void plan_depthwise(const DirectKernel& kernel, Convolution& call);
 void plan(const GradientKernel& kernel, int64_t element_size, WeightGradient& call);
 
+// Whether the direct kernel also writes plain volumes [N, K, D, H, W]; x has one channel then, either layout.
+bool direct_serves_plain(const Convolution& call);
+
 // Packed weights of one channel a group and one filter a group are a depthwise convolution's.
 inline bool is_depthwise(const Convolution& call) {
   return call.channels == 1 && call.filters == 1 && call.groups > 1;

@@ -66,6 +66,53 @@ FlatTile<T, Y> flat_tile_of(int64_t size, std::integer_sequence<int, R...>) {
   return tiles[size - 1];
 }
 
+// The same to a plain volume, for one channel and stride 1 along W: vectors run along the voxels of a row.
+// Writes `filters` rows, y_step apart, of `voxels` outputs, and reads whole vectors of them.
+template <class T>
+constexpr int plain_filters = T::width == 1    ? 1
+                              : row_tile >= 12 ? 8
+                                               : 4;
+constexpr int plain_vectors = 3;
+
+template <class T, class Y>
+void plain_tile(const typename T::element* x, const int64_t* offsets, int64_t count,
+                const typename T::element* weights, int64_t weight_step, const typename T::element* bias,
+                int64_t filters, int64_t voxels, Y* y, int64_t y_step, bool stream) {
+  constexpr int R = plain_filters<T>, V = plain_vectors;
+  T sum[R][V];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const T first = bias != nullptr && r < filters ? T::broadcast(bias[r]) : T::zero();
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) sum[r][v] = first;
+  }
+  for (int64_t i = 0; i < count; ++i, weights += weight_step) {
+    T value[V];
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) value[v] = T::load(x + offsets[i] + v * T::width);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const T weight = T::broadcast(weights[r]);
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) sum[r][v] = T::fma(value[v], weight, sum[r][v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    if (r >= filters) break;
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) {
+      const int64_t lanes = std::min(T::width, voxels - v * T::width);
+      Y* to = y + r * y_step + v * T::width;
+      if (stream && lanes == T::width) {
+        sum[r][v].stream(to);
+      } else if (lanes > 0) {
+        sum[r][v].store(to, lanes);
+      }
+    }
+  }
+}
+
 template <class T, class S>
 void small_channels(const Convolution& call, int64_t piece, void* scratch) {
   using E = typename T::element;
@@ -132,6 +179,27 @@ void small_channels(const Convolution& call, int64_t piece, void* scratch) {
   const bool plain = call.epilogue.empty();
   const bool stream =
       !call.epilogue.gathers() && call.stream && reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
+  if (call.plain_y) {
+    const bool whole_lines = stream && T::width * sizeof(S) % 64 == 0;
+    constexpr int64_t at_once = plain_vectors * T::width;
+    const int64_t plane = height.output * width.output, volume = depth.output * plane;
+    for (int64_t h = h0; h < h1; ++h) {
+      for (int64_t k = 0; k < call.filters; k += plain_filters<T>) {
+        const E* weights = static_cast<const E*>(call.weights) +
+                           (k / call.k_block * taps_d + first_tap) * tap_plane + k % call.k_block;
+        S* y = static_cast<S*>(call.y) + (n * call.filters + k) * volume +
+               (depth.write_first + d * depth.write_step) * plane +
+               (height.write_first + h * height.write_step) * width.output + width.write_first;
+        for (int64_t w = 0; w < width.count; w += at_once) {
+          plain_tile<T>(copy + (h - h0) * height.stride * row + w, offsets, count, weights, call.k_block,
+                        call.bias == nullptr ? nullptr : static_cast<const E*>(call.bias) + k,
+                        call.filters - k, width.count - w, y + w, volume, whole_lines);
+        }
+      }
+    }
+    if (stream) VecBytes::stream_end();
+    return;
+  }
   E sums[row_tile * 2 * T::width];  // of a tile, where an epilogue follows
   for (int64_t h = h0; h < h1; ++h) {
     const E* line = copy + (h - h0) * height.stride * row;
