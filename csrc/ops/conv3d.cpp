@@ -224,8 +224,8 @@ void convolve(Convolution call, const conv3d::Conditions& conditions, const Weig
   }
   // An exponential is computed once for each value, not once for each tap that reads it.
   const auto exponential = [](const conv3d::Input& input) {
-    return input.activation != conv3d::Activation::none && input.activation != conv3d::Activation::relu &&
-           input.activation != conv3d::Activation::prelu;
+    return input.activation != Activation::none && input.activation != Activation::relu &&
+           input.activation != Activation::prelu;
   };
   std::optional<memory::Scratch> applied;
   if (is_depthwise(call) || std::any_of(call.inputs.begin(), call.inputs.end(), exponential)) {

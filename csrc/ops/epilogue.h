@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/conv3d/epilogue.h"
+#include "ops/activation.h"
 #include "ops/tensors.h"
 
 namespace volnet {
@@ -19,17 +20,6 @@ struct EpilogueArguments {
   std::optional<Tensor> residual;      // like y
   bool statistics = false;
 };
-
-inline conv3d::Activation activation_of(const std::string& name, const char* op) {
-  using conv3d::Activation;
-  if (name == "none") return Activation::none;
-  if (name == "relu") return Activation::relu;
-  if (name == "leaky_relu" || name == "prelu") return Activation::prelu;
-  if (name == "silu") return Activation::silu;
-  if (name == "gelu") return Activation::gelu;
-  VOLNET_CHECK(name == "gelu_tanh", op, ": there is no activation '", name, "'");
-  return Activation::gelu_tanh;
-}
 
 // The arguments for a result of these sizes, and the memory that the kernel's Epilogue points to.
 template <class S>
@@ -44,7 +34,7 @@ struct PreparedEpilogue {
             arguments.statistics ? std::vector<int64_t>{sizes[0], sizes[1]} : std::vector<int64_t>{0}, op)),
         variance(empty_plain<A>(sizes_of(mean), op)) {
     epilogue.activation = activation_of(arguments.activation, op);
-    if (epilogue.activation == conv3d::Activation::prelu) {
+    if (epilogue.activation == Activation::prelu) {
       slopes_.assign(static_cast<size_t>(sizes[1]), static_cast<A>(arguments.negative_slope));
       if (arguments.activation == "prelu") read_slopes(arguments.prelu_weight, op);
       epilogue.slopes = slopes_.data();

@@ -37,13 +37,13 @@ class PreparedInputs {
       input.shift = values(from.shift, from.x, op);
       VOLNET_CHECK(from.activation != "prelu", op, ": an input has no prelu");
       input.activation = activation_of(from.activation, op);
-      if (input.activation == conv3d::Activation::prelu) {
+      if (input.activation == Activation::prelu) {
         slopes_.resize(static_cast<size_t>(std::max(input.channels, static_cast<int64_t>(slopes_.size()))),
                        static_cast<A>(negative_slope));
       }
     }
     for (conv3d::Input& input : inputs) {
-      if (input.activation == conv3d::Activation::prelu) input.slopes = slopes_.data();
+      if (input.activation == Activation::prelu) input.slopes = slopes_.data();
     }
   }
   PreparedInputs(const PreparedInputs&) = delete;

@@ -16,10 +16,9 @@
 
 #include <cstdint>
 
-namespace volnet::conv3d {
+#include "kernels/activation/activation.h"
 
-// prelu: x where x > 0, else x times the channel's slope; leaky_relu is one with equal slopes.
-enum class Activation { none, relu, prelu, silu, gelu, gelu_tanh };
+namespace volnet::conv3d {
 
 struct Epilogue {
   Activation activation = Activation::none;

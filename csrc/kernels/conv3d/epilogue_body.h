@@ -1,48 +1,6 @@
 // The epilogue of one instruction set; epilogue.h is its specification. Included inside the namespace of the
 // level after Vec.
-#include "isa/vec_math.h"
-
-template <Activation activation, class T>
-inline T activate(T x, T slope) {
-  using E = typename T::element;
-  if constexpr (activation == Activation::relu) {
-    return T::max(T::zero(), x);  // NaN stays NaN
-  } else if constexpr (activation == Activation::prelu) {
-    return T::select(T::greater(x, T::zero()), x, x * slope);
-  } else if constexpr (activation == Activation::silu) {
-    return x / (T::broadcast(1) + exponential(T::zero() - x));
-  } else if constexpr (activation == Activation::gelu) {
-    const T one = T::broadcast(1), magnitude = T::max(x, T::zero() - x), tail = normal_tail(magnitude);
-    return x * T::select(T::greater(x, T::zero()), one - tail, tail);
-  } else if constexpr (activation == Activation::gelu_tanh) {
-    // (1 + tanh(z)) / 2 = 1 / (1 + e^(-2 z)) with z = sqrt(2 / pi) * (x + 0.044715 x^3)
-    const T cubic = T::broadcast(static_cast<E>(0.044715 * -1.5957691216057308)),
-            linear = T::broadcast(static_cast<E>(-1.5957691216057308));
-    return x / (T::broadcast(1) + exponential(x * T::fma(cubic, x * x, linear)));
-  } else {
-    return x;
-  }
-}
-
-// Not inlined: where one vector at a time is activated, this is not what costs.
-template <class T>
-[[gnu::noinline]] T activate_any(Activation activation, T x, T slope) {
-  switch (activation) {
-    case Activation::none:
-      return x;
-    case Activation::relu:
-      return activate<Activation::relu>(x, slope);
-    case Activation::prelu:
-      return activate<Activation::prelu>(x, slope);
-    case Activation::silu:
-      return activate<Activation::silu>(x, slope);
-    case Activation::gelu:
-      return activate<Activation::gelu>(x, slope);
-    case Activation::gelu_tanh:
-      return activate<Activation::gelu_tanh>(x, slope);
-  }
-  return x;
-}
+#include "kernels/activation/body.h"
 
 template <Activation activation, class T, class S>
 void finish_as(const Epilogue& epilogue, const void* bias, const Sums& sums) {
