@@ -4,7 +4,19 @@ from volnet.nn.avg_pool3d import AvgPool3d
 from volnet.nn.conv3d import Conv3d
 from volnet.nn.conv_transpose3d import ConvTranspose3d
 from volnet.nn.max_pool3d import MaxPool3d
+from volnet.nn.norm import BatchNorm3d, GroupNorm, InstanceNorm3d, LayerNorm
 from volnet.nn.roi_align3d import RoIAlign3d
 from volnet.nn.roi_pool3d import RoIPool3d
 
-__all__ = ["AvgPool3d", "Conv3d", "ConvTranspose3d", "MaxPool3d", "RoIAlign3d", "RoIPool3d"]
+__all__ = [
+    "AvgPool3d",
+    "BatchNorm3d",
+    "Conv3d",
+    "ConvTranspose3d",
+    "GroupNorm",
+    "InstanceNorm3d",
+    "LayerNorm",
+    "MaxPool3d",
+    "RoIAlign3d",
+    "RoIPool3d",
+]

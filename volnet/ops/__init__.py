@@ -4,8 +4,10 @@ from volnet.ops.avg_pool3d import avg_pool3d
 from volnet.ops.box_iou3d import box_iou3d
 from volnet.ops.conv3d import conv3d, conv3d_with_statistics
 from volnet.ops.conv_transpose3d import conv_transpose3d
+from volnet.ops.layer_norm import layer_norm
 from volnet.ops.max_pool3d import max_pool3d
 from volnet.ops.nms3d import batched_nms3d, nms3d
+from volnet.ops.norm import batch_norm, group_norm, instance_norm
 from volnet.ops.roi_align3d import roi_align3d
 from volnet.ops.roi_crop3d import roi_crop3d
 from volnet.ops.roi_pool3d import roi_pool3d
@@ -13,11 +15,15 @@ from volnet.ops.sample_patches import sample_patches
 
 __all__ = [
     "avg_pool3d",
+    "batch_norm",
     "batched_nms3d",
     "box_iou3d",
     "conv3d",
     "conv3d_with_statistics",
     "conv_transpose3d",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
     "max_pool3d",
     "nms3d",
     "roi_align3d",
