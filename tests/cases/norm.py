@@ -132,8 +132,8 @@ def group_norm_reference(x, weight=None, bias=None, residual=None, *, num_groups
 
 
 # Each value is the result of a few roundings, in float64 of those of the reference's sums. Of a gradient the
-# norm takes away most.
-BOUNDS = {"tolerance": 16.0, "gradient_tolerance": 64.0, "differentiable": (0, 1, 2, 3), "volumes": (0, 3)}
+# norm takes away most, and sums over the voxels cancel.
+BOUNDS = {"tolerance": 16.0, "gradient_tolerance": 128.0, "differentiable": (0, 1, 2, 3), "volumes": (0, 3)}
 
 CASES = [
     Case(

@@ -1,11 +1,7 @@
 // The kernels of one instruction set; layer_norm.h is their specification. Included inside the namespace of
 // the level after Vec.
 #include "kernels/activation/body.h"
-
-template <class T, class S>
-inline T load_up_to(const S* p, int64_t n) {
-  return n == T::width ? T::load(p) : T::load(p, n);
-}
+#include "kernels/norm/run.h"
 
 template <class T, class S>
 inline void store_up_to(T v, S* p, int64_t n) {
@@ -24,53 +20,15 @@ struct Statistics {
   T operator()(T x) const { return T::fma(x - center, invstd, T::zero() - rest); }
 };
 
-constexpr int parts = 4;  // sums that are made at a time
-
-// A row's mean, then the deviations from it, whose sum is what the mean lacks.
 template <class T, class S>
 inline Statistics<T> statistics(const S* x, int64_t columns, double epsilon) {
   using E = typename T::element;
-  constexpr int64_t step = parts * T::width;
-  const double count = static_cast<double>(columns);
-  T sum[parts], square[parts];
-  for (int i = 0; i < parts; ++i) sum[i] = square[i] = T::zero();
-  int64_t k = 0;
-  for (; k + step <= columns; k += step) {
-#pragma GCC unroll 16
-    for (int i = 0; i < parts; ++i) sum[i] = sum[i] + T::load(x + k + i * T::width);
-  }
-  for (; k < columns; k += T::width) {
-    sum[0] = sum[0] + load_up_to<T>(x + k, std::min(T::width, columns - k));
-  }
-  const double total = static_cast<double>(((sum[0] + sum[1]) + (sum[2] + sum[3])).sum());
-  const E center = static_cast<E>(total / count);
-  const T at = T::broadcast(center);
-  for (int i = 0; i < parts; ++i) sum[i] = T::zero();
-  for (k = 0; k + step <= columns; k += step) {
-#pragma GCC unroll 16
-    for (int i = 0; i < parts; ++i) {
-      const T deviation = T::load(x + k + i * T::width) - at;
-      sum[i] = sum[i] + deviation;
-      square[i] = T::fma(deviation, deviation, square[i]);
-    }
-  }
-  for (; k < columns; k += T::width) {
-    const int64_t n = std::min(T::width, columns - k);
-    T deviation = load_up_to<T>(x + k, n) - at;
-    if (n < T::width) {
-      // Lanes past the row hold zeros of x.
-      E values[T::width];
-      deviation.store(values);
-      deviation = T::load(values, n);
-    }
-    sum[1] = sum[1] + deviation;
-    square[1] = T::fma(deviation, deviation, square[1]);
-  }
-  const double first = static_cast<double>(((sum[0] + sum[1]) + (sum[2] + sum[3])).sum());
-  const double squares = static_cast<double>(((square[0] + square[1]) + (square[2] + square[3])).sum());
-  const double variance = std::max((squares - first * first / count) / count, 0.0);
+  const Run<E> run = run_of<T>(x, columns);
+  const double share = 1 / static_cast<double>(columns), mean = run.first * share;
+  const double variance = std::max((run.squares - run.first * mean) * share, 0.0);
   const double invstd = 1 / std::sqrt(variance + epsilon);
-  return {at, T::broadcast(static_cast<E>(invstd)), T::broadcast(static_cast<E>(first / count * invstd))};
+  return {T::broadcast(run.center), T::broadcast(static_cast<E>(invstd)),
+          T::broadcast(static_cast<E>(mean * invstd))};
 }
 
 template <class T, class S>
@@ -106,6 +64,7 @@ template <Activation activation, class T, class S>
 void backward_as(const Params& p, int64_t row_begin, int64_t row_end, void* sums) {
   using E = typename T::element;
   const T slope = T::broadcast(static_cast<E>(p.negative_slope));
+  const E share = 1 / static_cast<E>(p.columns);
   const E* const weight = static_cast<const E*>(p.weight);
   E* const products = static_cast<E*>(sums);
   E* const gradients = products + p.columns;
@@ -131,9 +90,7 @@ void backward_as(const Params& p, int64_t row_begin, int64_t row_end, void* sums
       store_up_to(dz + load_up_to<T>(gradients + k, n), gradients + k, n);
       if (dz_copy != nullptr) store_up_to(dz, dz_copy + k, n);
     }
-    const E count = static_cast<E>(p.columns);
-    const T mean = T::broadcast(static_cast<E>(sum.sum() / count)),
-            slope_of_x = T::broadcast(static_cast<E>(product.sum() / count));
+    const T mean = T::broadcast(sum.sum() * share), slope_of_x = T::broadcast(product.sum() * share);
     for (int64_t k = 0; k < p.columns; k += T::width) {
       const int64_t n = std::min(T::width, p.columns - k);
       const T at = xhat(load_up_to<T>(x + k, n));

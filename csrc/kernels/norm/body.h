@@ -1,13 +1,9 @@
 // The kernels of one instruction set; norm.h is their specification. Included inside the namespace of the
 // level after Vec.
 #include "kernels/activation/body.h"
+#include "kernels/norm/run.h"
 
 constexpr int most_vectors = 4;  // of a row that are summed at a time
-
-template <class T, class S>
-inline T load_up_to(const S* p, int64_t n) {
-  return n == T::width ? T::load(p) : T::load(p, n);
-}
 
 template <class T, class S>
 inline void store_up_to(T v, S* p, int64_t n, bool stream) {
@@ -38,6 +34,10 @@ inline const E* of_columns(const void* of_channels, const Piece& p, E*& scratch)
   if (p.period == p.channels) return from;
   E* const columns = scratch;
   scratch += p.period;
+  if (p.channels == 1) {
+    std::fill_n(columns, p.period, *from);
+    return columns;
+  }
   for (int64_t j = 0; j < p.period; j += p.channels) std::copy_n(from, p.channels, columns + j);
   return columns;
 }
@@ -127,9 +127,28 @@ inline void join_moments(const Piece& p, const double* mean, const double* squar
   }
 }
 
+// One channel: its runs need no columns.
+template <class T, class S>
+void moments_of_one(const S* x, int64_t elements, double* results) {
+  constexpr int64_t longest = 4096;
+  double mean = 0, squares = 0;
+  for (int64_t before = 0; before < elements; before += longest) {
+    const int64_t count = std::min(longest, elements - before);
+    const Run<typename T::element> run = run_of<T>(x + before, count);
+    const double n = static_cast<double>(count), rest = run.first / n;
+    const double part = n / static_cast<double>(before + count);
+    const double difference = static_cast<double>(run.center) + rest - mean;
+    mean += difference * part;
+    squares += run.squares - run.first * rest + difference * difference * part * static_cast<double>(before);
+  }
+  results[0] = mean;
+  results[1] = squares;
+}
+
 template <class T, class S>
 void moments(const Piece& p, double* results, void* scratch) {
   const S* const x = static_cast<const S*>(p.x);
+  if (p.channels == 1) return moments_of_one<T>(x, p.elements, results);
   double* const mean = static_cast<double*>(scratch);
   double* const squares = mean + p.period;
   std::fill_n(mean, 2 * p.period, 0.0);
@@ -305,6 +324,18 @@ void gradient_sums_as(const Piece& p, double* results, void* scratch) {
       }
     }
     begin += left < p.period ? left : rows * p.period;
+  }
+  // Columns of the same channel, the period being a power of two where there is but one.
+  if (p.channels == 1) {
+    for (int64_t half = p.period / 2; half > 0; half /= 2) {
+      for (int64_t j = 0; j < half; ++j) {
+        sums[j] += sums[half + j];
+        products[j] += products[half + j];
+      }
+    }
+    results[0] = sums[0];
+    results[1] = products[0];
+    return;
   }
   std::fill_n(results, 2 * p.channels, 0.0);
   for (int64_t first = 0; first < p.period; first += p.channels) {
