@@ -31,7 +31,7 @@ sanitize: $(BUILT)  ## the operators' tests under the address and undefined-beha
 	  LD_PRELOAD="$(foreach name,libasan.so libubsan.so libstdc++.so.6,$(shell $(CXX) -print-file-name=$(name)))" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  $(CURDIR)/$(RUN) -m pytest -q --import-mode=append --capture=sys \
-	  $(addprefix $(CURDIR)/,$(wildcard tests/test_contract.py tests/test_runtime.py tests/test_*3d.py tests/test_sample_patches.py))
+	  $(addprefix $(CURDIR)/,$(wildcard tests/test_contract.py tests/test_runtime.py tests/test_*3d.py tests/test_norm.py tests/test_sample_patches.py))
 
 bench: $(BUILT)  ## operators side by side with their peers; ONLY=conv3d for some; to benchmarks/results/ops.json
 	mkdir -p benchmarks/results

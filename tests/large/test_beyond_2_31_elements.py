@@ -211,3 +211,29 @@ def test_max_pool3d(layout: str) -> None:
         assert torch.equal(
             dx[(0, slice(None), *voxel)].double(), window.grad[(slice(None), *(v % 2 for v in voxel))]
         )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_instance_norm(layout: str) -> None:
+    need(16)
+    x = volume(WIDE, layout).requires_grad_()
+    assert x.numel() > 2**31
+    y = ops.instance_norm(x, activation="relu")
+    (dx,) = torch.autograd.grad(y, x, y.detach())
+    x, y = x.detach(), y.detach()
+
+    def means(t: Tensor) -> tuple[Tensor, Tensor]:
+        """Of ``t`` and of its squares, over each channel."""
+        slices = (t[0, :, d].double() for d in range(SPACE[0]))
+        sums = [torch.stack([s.sum((1, 2)), s.square_().sum((1, 2))]) for s in slices]
+        first, second = torch.stack(sums).sum(0) / math.prod(SPACE)
+        return first, second
+
+    mean, square = means(x)
+    invstd = (square - mean**2 + 1e-5) ** -0.5
+    mean_y, square_y = means(y)
+    for voxel in voxels(SPACE, WIDE):
+        at = (0, slice(None), *voxel)
+        xhat = (x[at].double() - mean) * invstd
+        assert_near(y[at], xhat.relu())
+        assert_near(dx[at], (xhat.relu() - mean_y - xhat * square_y) * invstd)
