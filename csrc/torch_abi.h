@@ -38,6 +38,10 @@ struct ScalarTypeOf<bfloat16> {
   static constexpr ScalarType value = ScalarType::BFloat16;
 };
 template <>
+struct ScalarTypeOf<int16_t> {
+  static constexpr ScalarType value = ScalarType::Short;
+};
+template <>
 struct ScalarTypeOf<int64_t> {
   static constexpr ScalarType value = ScalarType::Long;
 };

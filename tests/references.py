@@ -6,8 +6,10 @@ import itertools
 import math
 from fractions import Fraction
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter1d, map_coordinates
 from torch import Tensor
 
 
@@ -27,6 +29,50 @@ def sample_patches(
     if not patches:
         return volume.new_empty((0, *volume.shape[:-3], *size)) + 0 * volume.sum()
     return torch.stack(patches)
+
+
+def gaussian_filter3d(
+    input: Tensor, sigma: float | tuple, mode: str = "reflect", cval: float = 0.0, truncate: float = 4.0
+) -> Tensor:
+    """Axis by axis the matrix that SciPy's filter is, which its answers to unit vectors make up."""
+    sigmas = sigma if isinstance(sigma, tuple) else (sigma,) * 3
+    for axis, s in zip((-3, -2, -1), sigmas, strict=True):
+        n = input.shape[axis]
+        if s == 0 or n == 0:
+            continue
+        arguments = {"sigma": s, "mode": mode, "truncate": truncate}
+        matrix = gaussian_filter1d(np.eye(n), axis=0, **arguments)
+        outside = gaussian_filter1d(np.zeros(n), cval=cval, **arguments)
+        rows = input.movedim(axis, -1) @ torch.from_numpy(matrix).to(input.dtype).T
+        input = (rows + torch.from_numpy(outside).to(input.dtype)).movedim(-1, axis)
+    return input
+
+
+def resample(
+    volume: Tensor,
+    index_map: tuple,
+    size: tuple[int, int, int],
+    mode: str = "linear",
+    pad_value: float = 0.0,
+) -> Tensor:
+    """SciPy's splines at every voxel's place; the volume ends half a voxel past the outer centres, and a
+    millionth more."""
+    matrix = np.array(index_map)
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in size], indexing="ij"))
+    places = np.einsum("ij,jdhw->idhw", matrix[:, :3], grid) + matrix[:, 3, None, None, None]
+    ends = np.array(volume.shape)[:, None, None, None] - 0.5
+    inside = ((places >= -0.5 - 1e-6) & (places < ends + 1e-6)).all(axis=0)
+    voxels = volume.double().numpy()
+    if mode == "nearest":
+        nearest = np.clip(
+            np.floor(places + 0.5).astype(int), 0, np.array(volume.shape)[:, None, None, None] - 1
+        )
+        result = voxels[tuple(nearest)]
+    elif mode == "linear":
+        result = map_coordinates(voxels, places, order=1, mode="nearest")
+    else:
+        result = map_coordinates(voxels, places, order=3, mode="mirror")
+    return torch.from_numpy(np.where(inside, result, pad_value))
 
 
 def nms3d(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:

@@ -18,12 +18,17 @@ struct Vec {
     const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16))};
   }
+  static inline Vec load(const int16_t* p) {
+    const __m128i words = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(words))};
+  }
   static inline Vec load(const float* p, int64_t n) {
     reads(p, n * int64_t{sizeof *p});
     return {_mm256_maskload_ps(p, lanes_below(n))};
   }
-  static inline Vec load(const bfloat16* p, int64_t n) {
-    bfloat16 buffer[width] = {};
+  template <class T>
+  static inline Vec load(const T* p, int64_t n) {
+    T buffer[width] = {};
     std::memcpy(buffer, p, static_cast<size_t>(n) * sizeof *p);
     return load(buffer);
   }
@@ -40,12 +45,20 @@ struct Vec {
   }
   inline void store(float* p) const { _mm256_storeu_ps(p, v); }
   inline void store(bfloat16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow()); }
+  inline __m128i to_int16() const {
+    const __m256 in_range =
+        _mm256_min_ps(_mm256_max_ps(v, _mm256_set1_ps(-32768.0f)), _mm256_set1_ps(32767.0f));
+    const __m256i whole = _mm256_cvtps_epi32(in_range);
+    return _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+  }
+  inline void store(int16_t* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_int16()); }
   inline void store(float* p, int64_t n) const {
     writes(p, n * int64_t{sizeof *p});
     _mm256_maskstore_ps(p, lanes_below(n), v);
   }
-  inline void store(bfloat16* p, int64_t n) const {
-    bfloat16 buffer[width];
+  template <class T>
+  inline void store(T* p, int64_t n) const {
+    T buffer[width];
     store(buffer);
     std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof *p);
   }
@@ -56,6 +69,10 @@ struct Vec {
   inline void stream(bfloat16* p) const {
     writes(p, width * int64_t{sizeof *p});
     _mm_stream_si128(reinterpret_cast<__m128i*>(p), narrow());
+  }
+  inline void stream(int16_t* p) const {
+    writes(p, width * int64_t{sizeof *p});
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), to_int16());
   }
 
   static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
@@ -90,6 +107,20 @@ struct Vec {
   static inline Vec even(Vec a, Vec b) {
     const __m256d mixed = _mm256_castps_pd(_mm256_shuffle_ps(a.v, b.v, 0x88));
     return {_mm256_castpd_ps(_mm256_permute4x64_pd(mixed, 0xd8))};
+  }
+  static inline Vec pick(const int32_t* lanes, Vec a) {
+    const __m256i lane = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes));
+    return {_mm256_permutevar8x32_ps(a.v, lane)};
+  }
+  static inline Vec pick(const int32_t* lanes, Vec a, Vec b) {
+    const __m256i lane = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes));
+    const __m256 low = _mm256_permutevar8x32_ps(a.v, lane), high = _mm256_permutevar8x32_ps(b.v, lane);
+    const __m256 either = _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(lane, 28)));
+    return {_mm256_andnot_ps(_mm256_castsi256_ps(_mm256_srai_epi32(lane, 31)), either)};
+  }
+  static inline Vec gather(const float* p, const int32_t* lanes) {
+    reads_at(p, lanes, width);
+    return {_mm256_i32gather_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes)), 4)};
   }
   static inline bool any_greater(Vec a, Vec b) {
     return _mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)) != 0;
@@ -126,6 +157,23 @@ struct VecInt {
   inline Vec gather(const float* p) const {
     reads_at(p, reinterpret_cast<const int32_t*>(&v), Vec::width);
     return {_mm256_i32gather_ps(p, v, 4)};
+  }
+  inline Vec gather(const int16_t* p, int32_t last) const {
+    const __m256i from = _mm256_min_epi32(v, _mm256_set1_epi32(last - 1));
+    reads_at(p, reinterpret_cast<const int32_t*>(&from), Vec::width);
+    const __m256i pairs = _mm256_i32gather_epi32(reinterpret_cast<const int*>(p), from, 2);
+    const __m256i upper = _mm256_slli_epi32(_mm256_sub_epi32(v, from), 4);
+    const __m256i words = _mm256_slli_epi32(_mm256_srlv_epi32(pairs, upper), 16);
+    return {_mm256_cvtepi32_ps(_mm256_srai_epi32(words, 16))};
+  }
+  struct Pairs {
+    Vec first, second;
+  };
+  inline Pairs gather_pairs(const int16_t* p) const {
+    reads_at(p, reinterpret_cast<const int32_t*>(&v), Vec::width);
+    const __m256i pairs = _mm256_i32gather_epi32(reinterpret_cast<const int*>(p), v, 2);
+    return {{_mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(pairs, 16), 16))},
+            {_mm256_cvtepi32_ps(_mm256_srai_epi32(pairs, 16))}};
   }
   inline VecInt gather(const int32_t* p) const {
     reads_at(p, reinterpret_cast<const int32_t*>(&v), Vec::width);

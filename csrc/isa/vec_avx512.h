@@ -19,6 +19,14 @@ struct Vec {
   static inline Vec load(const bfloat16* p) {
     return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
+  static inline Vec load(const int16_t* p) {
+    return {
+        _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))))};
+  }
+  static inline Vec load(const int16_t* p, int64_t n) {
+    reads(p, n * int64_t{sizeof *p});
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(lanes_below(n), p)))};
+  }
   static inline Vec load(const float* p, int64_t n) {
     reads(p, n * int64_t{sizeof *p});
     return {_mm512_maskz_loadu_ps(lanes_below(n), p)};
@@ -41,6 +49,16 @@ struct Vec {
   }
   inline void store(float* p) const { _mm512_storeu_ps(p, v); }
   inline void store(bfloat16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow()); }
+  inline __m256i to_int16() const {
+    const __m512 in_range =
+        _mm512_min_ps(_mm512_max_ps(v, _mm512_set1_ps(-32768.0f)), _mm512_set1_ps(32767.0f));
+    return _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(in_range));
+  }
+  inline void store(int16_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_int16()); }
+  inline void store(int16_t* p, int64_t n) const {
+    writes(p, n * int64_t{sizeof *p});
+    _mm256_mask_storeu_epi16(p, lanes_below(n), to_int16());
+  }
   inline void store(float* p, int64_t n) const {
     writes(p, n * int64_t{sizeof *p});
     _mm512_mask_storeu_ps(p, lanes_below(n), v);
@@ -56,6 +74,10 @@ struct Vec {
   inline void stream(bfloat16* p) const {
     writes(p, width * int64_t{sizeof *p});
     _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow());
+  }
+  inline void stream(int16_t* p) const {
+    writes(p, width * int64_t{sizeof *p});
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), to_int16());
   }
 
   static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
@@ -87,6 +109,18 @@ struct Vec {
     return _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   }
   static inline Vec even(Vec a, Vec b) { return {_mm512_permutex2var_ps(a.v, even_lanes(), b.v)}; }
+  static inline Vec pick(const int32_t* lanes, Vec a) {
+    return {_mm512_permutexvar_ps(_mm512_loadu_si512(lanes), a.v)};
+  }
+  static inline Vec pick(const int32_t* lanes, Vec a, Vec b) {
+    const __m512i lane = _mm512_loadu_si512(lanes);
+    const __mmask16 some = _mm512_cmpge_epi32_mask(lane, _mm512_setzero_si512());
+    return {_mm512_maskz_permutex2var_ps(some, a.v, lane, b.v)};
+  }
+  static inline Vec gather(const float* p, const int32_t* lanes) {
+    reads_at(p, lanes, width);
+    return {_mm512_i32gather_ps(_mm512_loadu_si512(lanes), p, 4)};
+  }
   static inline bool any_greater(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ) != 0; }
   inline float sum() const {
     const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
@@ -118,6 +152,23 @@ struct VecInt {
   inline Vec gather(const float* p) const {
     reads_at(p, reinterpret_cast<const int32_t*>(&v), Vec::width);
     return {_mm512_i32gather_ps(v, p, 4)};
+  }
+  inline Vec gather(const int16_t* p, int32_t last) const {
+    const __m512i from = _mm512_min_epi32(v, _mm512_set1_epi32(last - 1));
+    reads_at(p, reinterpret_cast<const int32_t*>(&from), Vec::width);
+    const __m512i pairs = _mm512_i32gather_epi32(from, p, 2);
+    const __m512i upper = _mm512_slli_epi32(_mm512_sub_epi32(v, from), 4);
+    const __m512i words = _mm512_slli_epi32(_mm512_srlv_epi32(pairs, upper), 16);
+    return {_mm512_cvtepi32_ps(_mm512_srai_epi32(words, 16))};
+  }
+  struct Pairs {
+    Vec first, second;
+  };
+  inline Pairs gather_pairs(const int16_t* p) const {
+    reads_at(p, reinterpret_cast<const int32_t*>(&v), Vec::width);
+    const __m512i pairs = _mm512_i32gather_epi32(v, p, 2);
+    return {{_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(pairs, 16), 16))},
+            {_mm512_cvtepi32_ps(_mm512_srai_epi32(pairs, 16))}};
   }
   inline VecInt gather(const int32_t* p) const {
     reads_at(p, reinterpret_cast<const int32_t*>(&v), Vec::width);

@@ -9,6 +9,7 @@ struct Vec {
   static inline Vec broadcast(float x) { return {x}; }
   static inline Vec load(const float* p) { return {*p}; }
   static inline Vec load(const bfloat16* p) { return {to_float(*p)}; }
+  static inline Vec load(const int16_t* p) { return {static_cast<float>(*p)}; }
   // The first n elements (0 <= n <= width); the others are zero and their memory is not touched.
   template <class T>
   static inline Vec load(const T* p, int64_t n) {
@@ -16,6 +17,10 @@ struct Vec {
   }
   inline void store(float* p) const { *p = v; }
   inline void store(bfloat16* p) const { *p = to_bfloat16(v); }
+  // Rounded to nearest even, saturated.
+  inline void store(int16_t* p) const {
+    *p = static_cast<int16_t>(__builtin_nearbyintf(min(max(*this, {-32768.0f}), {32767.0f}).v));
+  }
   template <class T>
   inline void store(T* p, int64_t n) const {
     if (n > 0) store(p);
@@ -52,6 +57,12 @@ struct Vec {
   static inline Mask equal(const int64_t* p, int64_t n, int64_t value) { return n > 0 && *p == value; }
   // Elements 0, 2, 4, ... of a followed by b.
   static inline Vec even(Vec a, Vec) { return a; }
+  // Lane i is element lanes[i] of a.
+  static inline Vec pick(const int32_t*, Vec a) { return a; }
+  // Lane i is element lanes[i] of a followed by b, zero where lanes[i] is negative.
+  static inline Vec pick(const int32_t* lanes, Vec a, Vec) { return *lanes < 0 ? zero() : a; }
+  // Lane i is p[lanes[i]].
+  static inline Vec gather(const float* p, const int32_t* lanes) { return {p[*lanes]}; }
   // Whether a > b in any lane; not where one of them is NaN.
   static inline bool any_greater(Vec a, Vec b) { return a.v > b.v; }
   // The sum of the lanes.
@@ -76,6 +87,15 @@ struct VecInt {
   // p[v] in each lane.
   inline Vec gather(const float* p) const { return {p[v]}; }
   inline VecInt gather(const int32_t* p) const { return {p[v]}; }
+  // The same of int16; p[last], where last > 0, is the last that may be read.
+  inline Vec gather(const int16_t* p, int32_t) const { return {static_cast<float>(p[v])}; }
+  struct Pairs {
+    Vec first, second;
+  };
+  // p[v] and p[v + 1].
+  inline Pairs gather_pairs(const int16_t* p) const {
+    return {{static_cast<float>(p[v])}, {static_cast<float>(p[v + 1])}};
+  }
 };
 inline VecInt operator+(VecInt a, VecInt b) { return {a.v + b.v}; }
 inline VecInt operator*(VecInt a, VecInt b) { return {a.v * b.v}; }
@@ -107,6 +127,11 @@ struct VecDouble {
   static inline bool both(bool a, bool b) { return a && b; }
   static inline bool either(bool a, bool b) { return a || b; }
   static inline bool any_greater(VecDouble a, VecDouble b) { return a.v > b.v; }
+  static inline VecDouble pick(const int32_t*, VecDouble a) { return a; }
+  static inline VecDouble pick(const int32_t* lanes, VecDouble a, VecDouble) {
+    return *lanes < 0 ? zero() : a;
+  }
+  static inline VecDouble gather(const double* p, const int32_t* lanes) { return {p[*lanes]}; }
   inline double sum() const { return v; }
 };
 inline VecDouble operator+(VecDouble a, VecDouble b) { return {a.v + b.v}; }

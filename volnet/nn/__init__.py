@@ -7,6 +7,7 @@ from volnet.nn.max_pool3d import MaxPool3d
 from volnet.nn.norm import BatchNorm3d, GroupNorm, InstanceNorm3d, LayerNorm
 from volnet.nn.roi_align3d import RoIAlign3d
 from volnet.nn.roi_pool3d import RoIPool3d
+from volnet.nn.upsample import Upsample
 
 __all__ = [
     "AvgPool3d",
@@ -19,4 +20,5 @@ __all__ = [
     "MaxPool3d",
     "RoIAlign3d",
     "RoIPool3d",
+    "Upsample",
 ]

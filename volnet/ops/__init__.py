@@ -4,6 +4,8 @@ from volnet.ops.avg_pool3d import avg_pool3d
 from volnet.ops.box_iou3d import box_iou3d
 from volnet.ops.conv3d import conv3d, conv3d_with_statistics
 from volnet.ops.conv_transpose3d import conv_transpose3d
+from volnet.ops.gaussian_filter3d import gaussian_filter3d
+from volnet.ops.interpolate import interpolate
 from volnet.ops.layer_norm import layer_norm
 from volnet.ops.max_pool3d import max_pool3d
 from volnet.ops.nms3d import batched_nms3d, nms3d
@@ -21,8 +23,10 @@ __all__ = [
     "conv3d",
     "conv3d_with_statistics",
     "conv_transpose3d",
+    "gaussian_filter3d",
     "group_norm",
     "instance_norm",
+    "interpolate",
     "layer_norm",
     "max_pool3d",
     "nms3d",
