@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 from scipy import ndimage
 
+from volnet import ops
 from volnet.data.geometry import Geometry
 from volnet.data.hounsfield import AIR_HU
 from volnet.data.volume import CTVolume
@@ -51,6 +53,33 @@ def resample(ct: CTVolume, spacing: Sequence[float]) -> CTVolume:
     sampler.SetDefaultPixelValue(AIR_HU)
     voxels = sitk.GetArrayFromImage(sampler.Execute(image))
     return replace(ct, voxels=voxels, geometry=geometry)
+
+
+def resample_to(ct: CTVolume, geometry: Geometry, mode: str = "linear") -> CTVolume:
+    """The volume where the voxels of another geometry lie in the patient; still int16, air outside.
+
+    Coarser grids are sampled, not averaged. Everything but voxels and geometry is kept.
+
+    Args:
+        ct: the volume.
+        geometry: the grid wanted; turned against that of ``ct`` it takes some ten times longer.
+        mode: ``nearest``, ``linear`` or ``cubic`` (B-spline); rounded to whole HU.
+
+    Raises:
+        ValueError: ``mode`` is none of the three.
+
+    >>> g = Geometry((4, 4, 4), (2, 1, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    >>> ct = CTVolume(np.zeros((4, 4, 4), np.int16), g, "1.2", "scan")
+    >>> resample_to(ct, g.resampled((1, 1, 1)), mode="cubic").voxels.shape
+    (8, 4, 4)
+    """
+    turn = np.linalg.inv(ct.geometry.matrix) @ geometry.matrix
+    start = ct.geometry.lps_to_voxel(geometry.origin)
+    index_map = np.column_stack([turn, start]).tolist()
+    # torch refuses to look at arrays that are read-only or run backwards.
+    voxels = torch.from_numpy(np.require(ct.voxels, requirements=["C", "W"]))
+    new = ops.resample(voxels, index_map, geometry.shape, mode=mode, pad_value=AIR_HU)
+    return replace(ct, voxels=new.numpy(), geometry=geometry)
 
 
 def normalize_hu(voxels: np.ndarray, window: tuple[float, float] = (-1000.0, 400.0)) -> np.ndarray:

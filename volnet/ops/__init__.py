@@ -10,6 +10,7 @@ from volnet.ops.layer_norm import layer_norm
 from volnet.ops.max_pool3d import max_pool3d
 from volnet.ops.nms3d import batched_nms3d, nms3d
 from volnet.ops.norm import batch_norm, group_norm, instance_norm
+from volnet.ops.resample import resample
 from volnet.ops.roi_align3d import roi_align3d
 from volnet.ops.roi_crop3d import roi_crop3d
 from volnet.ops.roi_pool3d import roi_pool3d
@@ -30,6 +31,7 @@ __all__ = [
     "layer_norm",
     "max_pool3d",
     "nms3d",
+    "resample",
     "roi_align3d",
     "roi_crop3d",
     "roi_pool3d",
