@@ -8,6 +8,8 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
 BUILT := $(VENV)/.built
 CSRC := $(shell find csrc -name '*.cpp' -o -name '*.h')
+SANITIZED = $(wildcard tests/test_contract.py tests/test_runtime.py tests/test_memory.py tests/test_*3d.py \
+  $(foreach name,norm sample_patches interpolate grid_sample resample,tests/test_$(name).py))
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
 help:  ## this list
@@ -31,7 +33,7 @@ sanitize: $(BUILT)  ## the operators' tests under the address and undefined-beha
 	  LD_PRELOAD="$(foreach name,libasan.so libubsan.so libstdc++.so.6,$(shell $(CXX) -print-file-name=$(name)))" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  $(CURDIR)/$(RUN) -m pytest -q --import-mode=append --capture=sys \
-	  $(addprefix $(CURDIR)/,$(wildcard tests/test_contract.py tests/test_runtime.py tests/test_*3d.py tests/test_norm.py tests/test_sample_patches.py))
+	  $(addprefix $(CURDIR)/,$(SANITIZED))
 
 bench: $(BUILT)  ## operators side by side with their peers; ONLY=conv3d for some; to benchmarks/results/ops.json
 	mkdir -p benchmarks/results

@@ -5,6 +5,7 @@ from volnet.ops.box_iou3d import box_iou3d
 from volnet.ops.conv3d import conv3d, conv3d_with_statistics
 from volnet.ops.conv_transpose3d import conv_transpose3d
 from volnet.ops.gaussian_filter3d import gaussian_filter3d
+from volnet.ops.grid_sample import affine_grid, grid_sample
 from volnet.ops.interpolate import interpolate
 from volnet.ops.layer_norm import layer_norm
 from volnet.ops.max_pool3d import max_pool3d
@@ -17,6 +18,7 @@ from volnet.ops.roi_pool3d import roi_pool3d
 from volnet.ops.sample_patches import sample_patches
 
 __all__ = [
+    "affine_grid",
     "avg_pool3d",
     "batch_norm",
     "batched_nms3d",
@@ -25,6 +27,7 @@ __all__ = [
     "conv3d_with_statistics",
     "conv_transpose3d",
     "gaussian_filter3d",
+    "grid_sample",
     "group_norm",
     "instance_norm",
     "interpolate",
