@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
+from volnet._errors import names_shortage
 from volnet.ops._arguments import batched, empty_volume, memory_format_of
 
 __all__ = ["gaussian_filter3d"]
@@ -17,6 +18,7 @@ __all__ = ["gaussian_filter3d"]
 _MODES = ("reflect", "constant", "nearest", "mirror", "wrap")
 
 
+@names_shortage
 def gaussian_filter3d(
     input: Tensor,
     sigma: float | Sequence[float],
@@ -91,6 +93,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.channels_last = memory_format_of(x) == torch.channels_last_3d
 
 
+@names_shortage
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x = torch.ops.volnet._gaussian_filter3d_backward(grad, *ctx.arguments, ctx.channels_last)
     return x, None, None, None
@@ -100,6 +103,7 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, *ctx.arguments, _ = inputs
 
 
+@names_shortage
 def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """The backward is linear, and its transpose is the forward."""
     return torch.ops.volnet.gaussian_filter3d(grad, *ctx.arguments), None, None, None, None

@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
+from volnet._errors import names_shortage
 from volnet.ops._arguments import check_bool, check_tensor, empty_volume, memory_format_of
 
 __all__ = ["affine_grid", "grid_sample"]
 
 
+@names_shortage
 def grid_sample(
     input: Tensor,
     grid: Tensor,
@@ -79,6 +81,7 @@ def grid_sample(
     return y
 
 
+@names_shortage
 def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
     """The grid of an affine map for :func:`grid_sample`: :func:`torch.nn.functional.affine_grid` for volumes.
 
@@ -123,6 +126,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x, grid)
 
 
+@names_shortage
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     inputs = (grad, *ctx.saved_tensors, *ctx.arguments)
     needs_x, needs_grid = ctx.needs_input_grad[:2]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
+from volnet._errors import names_shortage
 from volnet.ops._arguments import check_bool, check_tensor, empty_volume, memory_format_of
 
 __all__ = ["interpolate"]
@@ -16,6 +17,7 @@ __all__ = ["interpolate"]
 _MODES = ("nearest", "nearest-exact", "trilinear", "area")
 
 
+@names_shortage
 def interpolate(
     input: Tensor,
     size: int | Sequence[int] | None = None,
@@ -135,6 +137,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.channels_last = memory_format_of(x) == torch.channels_last_3d
 
 
+@names_shortage
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grad_x = torch.ops.volnet._interpolate_backward(
         grad, ctx.input_size, ctx.mode, ctx.align_corners, ctx.scale, ctx.channels_last
@@ -147,6 +150,7 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.size = list(grad.shape[2:])
 
 
+@names_shortage
 def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """The backward is linear, and its transpose is the forward."""
     y = torch.ops.volnet.interpolate(grad, ctx.size, ctx.mode, ctx.align_corners, ctx.scale)

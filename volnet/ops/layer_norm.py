@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
+from volnet._errors import names_shortage
 from volnet.ops._arguments import check_tensor, integer
 from volnet.ops._epilogue import activate, check_activation, check_residual, check_slope
 from volnet.ops._inputs import INPUT_ACTIVATIONS
@@ -17,6 +18,7 @@ from volnet.ops.norm import check_number
 __all__ = ["layer_norm"]
 
 
+@names_shortage
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -153,6 +155,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x, weight, bias, None if ctx.activation == "none" else residual)
 
 
+@names_shortage
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, residual = ctx.saved_tensors
     wanted = ctx.needs_input_grad[4]
@@ -178,6 +181,7 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     ctx.save_for_backward(grad, x, weight, bias, residual)
 
 
+@names_shortage
 def _double_backward(
     ctx: Any, grad_dx: Tensor, grad_dweight: Tensor, grad_dbias: Tensor, grad_dz: Tensor
 ) -> tuple[Tensor | None, ...]:

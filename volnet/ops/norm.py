@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
+from volnet._errors import names_shortage
 from volnet.ops._arguments import check_bool, check_tensor, empty_volume, integer, memory_format_of
 from volnet.ops._epilogue import activate, check_activation, check_residual, check_slope
 from volnet.ops._inputs import INPUT_ACTIVATIONS
@@ -15,6 +16,7 @@ from volnet.ops._inputs import INPUT_ACTIVATIONS
 __all__ = ["batch_norm", "group_norm", "instance_norm"]
 
 
+@names_shortage
 def batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -85,6 +87,7 @@ def batch_norm(
     return _as_input(y, input)
 
 
+@names_shortage
 def instance_norm(
     input: Tensor,
     running_mean: Tensor | None = None,
@@ -145,6 +148,7 @@ def instance_norm(
     return _as_input(y, input)
 
 
+@names_shortage
 def group_norm(
     input: Tensor,
     num_groups: int,
@@ -427,6 +431,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
     _save(ctx, x, mean, variance, weight, bias, residual, *after)
 
 
+@names_shortage
 def _backward(ctx: Any, grad: Tensor, _mean: Any, _variance: Any) -> tuple[Tensor | None, ...]:
     return *_gradients(ctx, grad, False, 3), None, None, None, None, None
 
@@ -435,6 +440,7 @@ def _setup_apply(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _save(ctx, *inputs)
 
 
+@names_shortage
 def _backward_of_apply(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     dx, *others = _gradients(ctx, grad, True, 5)
     return dx, None, None, *others, None, None, None
@@ -446,6 +452,7 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     ctx.save_for_backward(grad, x, mean, variance, weight, bias, residual)
 
 
+@names_shortage
 def _double_backward(
     ctx: Any, grad_dx: Tensor, grad_dweight: Tensor, grad_dbias: Tensor, grad_dz: Tensor
 ) -> tuple[Tensor | None, ...]:

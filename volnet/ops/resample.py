@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
+from volnet._errors import names_shortage
 from volnet.ops._arguments import check_pad_value, check_tensor, triple
 
 __all__ = ["resample"]
@@ -19,6 +20,7 @@ _DTYPES = (torch.int16, torch.float32)
 IndexMap = Sequence[Sequence[float]]  # [3, 4]
 
 
+@names_shortage
 def resample(
     volume: Tensor,
     index_map: IndexMap,
