@@ -200,12 +200,12 @@ conv3d::Plan measure(const Convolution& call, const conv3d::Conditions& conditio
   return plans[static_cast<size_t>(std::min_element(seconds.begin(), seconds.end()) - seconds.begin())];
 }
 
-// Whether a call may have plain volumes.
+// Whether a call may have plain volumes. Winograd's kernels do not take them: to transpose twice by itself is
+// faster there than to gather each voxel's channels for tiles that overlap.
 bool takes_plain(const Convolution& call, const conv3d::Conditions& conditions) {
   if (!amx_serves_plain(call) && !direct_serves_plain(call)) return false;
   switch (plan_for(call, conditions)->algorithm) {
     case conv3d::Algorithm::amx:
-    case conv3d::Algorithm::amx_winograd:
       return amx_serves_plain(call);
     case conv3d::Algorithm::direct:
       return direct_serves_plain(call);

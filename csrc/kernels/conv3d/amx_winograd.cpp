@@ -130,8 +130,7 @@ void plan_amx_winograd(const Convolution& call, int64_t workers, AmxWinograd& pl
   constexpr int64_t large = int64_t{32} << 20;
   const int64_t filters = call.filters * static_cast<int64_t>(sizeof(float));
   const int64_t bytes = call.batch * depth.output * height.output * width.output * call.groups * filters;
-  plan.stream =
-      !call.plain_y && bytes > large && filters % 64 == 0 && reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
+  plan.stream = bytes > large && filters % 64 == 0 && reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
 }
 
 int64_t amx_winograd_packed_size(const AmxWinograd& plan) {

@@ -82,21 +82,6 @@ void copy_row(const Convolution& call, const Inputs& inputs, const Box& box, int
   const int64_t channels = std::min<int64_t>(32, call.channels - block * 32);
   const int64_t first = box.group * call.channels + block * 32;
   to += begin * 32;
-  if (call.plain_x) {
-    const auto* from =
-        static_cast<const float*>(call.x) + (box.n * call.groups * call.channels + first) * volume + voxel;
-    for (int64_t v = begin; v < end; v += 16, to += 16 * 32) {
-      const int64_t n = std::min<int64_t>(16, end - v);
-      __m512i low[16], high[16];
-      load_transposed(from + v, volume, channels, n, low);
-      load_transposed(from + 16 * volume + v, volume, channels - 16, n, high);
-      for (int64_t k = 0; k < n; ++k) {
-        _mm512_store_ps(to + k * 32, quieted(_mm512_castsi512_ps(low[k])));
-        _mm512_store_ps(to + k * 32 + 16, quieted(_mm512_castsi512_ps(high[k])));
-      }
-    }
-    return;
-  }
   if (!call.loads_inputs && channels == 32) {
     const int64_t step = call.groups * call.channels;
     const auto* from = static_cast<const float*>(call.x) + (box.n * volume + voxel + begin) * step + first;
