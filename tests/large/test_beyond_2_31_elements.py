@@ -237,3 +237,44 @@ def test_instance_norm(layout: str) -> None:
         xhat = (x[at].double() - mean) * invstd
         assert_near(y[at], xhat.relu())
         assert_near(dx[at], (xhat.relu() - mean_y - xhat * square_y) * invstd)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_avg_pool3d(layout: str) -> None:
+    need(12)
+    x = volume(WIDE, layout).requires_grad_()
+    y = ops.avg_pool3d(x, 2)
+    small = tuple(y.shape[2:])
+    for voxel in voxels(small, WIDE):
+        window = patch(x.detach(), [2 * v for v in voxel], (2, 2, 2))
+        assert_near(y.detach()[(0, slice(None), *voxel)], window.mean((1, 2, 3)))
+    (dx,) = torch.autograd.grad(y, x, dy := volume(WIDE, layout, small, seed=3))
+    for voxel in voxels(SPACE, WIDE):
+        of_window = dy[(0, slice(None), *(v // 2 for v in voxel))].double()
+        assert_near(dx[(0, slice(None), *voxel)], of_window / 8)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "trilinear"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_interpolate(layout: str, mode: str) -> None:
+    need(12)
+    small = tuple(n // 2 for n in SPACE)
+    x = volume(WIDE, layout, small).requires_grad_()
+    y = ops.interpolate(x, scale_factor=2, mode=mode)
+    assert y.numel() > 2**31
+    for voxel in voxels(SPACE, WIDE):
+        value = x.detach()[(0, slice(None), *(v // 2 for v in voxel))].double()
+        if mode == "trilinear":  # an odd voxel leans to the next one, an even one to the one before
+            near = [max(v // 2 - 1 + v % 2, 0) for v in voxel]
+            block = patch(x.detach(), near, (2, 2, 2))
+            for axis, v in reversed(list(enumerate(voxel))):
+                upper = 0.0 if v in (0, SPACE[axis] - 1) else 0.25 if v % 2 else 0.75
+                low, high = block.select(axis + 1, 0), block.select(axis + 1, 1)
+                block = (1 - upper) * low + upper * high
+            value = block
+        assert_near(y.detach()[(0, slice(None), *voxel)], value)
+    if mode == "nearest":
+        (dx,) = torch.autograd.grad(y, x, dy := volume(WIDE, layout, seed=3))
+        for voxel in voxels(small, WIDE):
+            outputs = patch(dy, [2 * v for v in voxel], (2, 2, 2))
+            assert_near(dx[(0, slice(None), *voxel)], outputs.sum((1, 2, 3)))
