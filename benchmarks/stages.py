@@ -30,7 +30,7 @@ from volnet import _C, isa
 # By the name of a function; the first pattern that is found counts.
 STAGES = {
     "weights": r"weight_transform|weights|pack|digest|block_sums",
-    "input": r"input|copy|slice|split|gather|pad",
+    "input": r"input|copy|slice|split|gather|pad|transform_row",
     "output": r"output|store|gradient_sum",
     "products": r"product|multiply|outer_sum|[tT]ile|block_32",
 }
