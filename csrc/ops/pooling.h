@@ -1,10 +1,12 @@
 // What the pooling operators have in common around their kernels.
 #pragma once
 
-#include "kernels/pooling/axis.h"
+#include "kernels/pooling/tables.h"
 #include "ops/tensors.h"
 
 namespace volnet::pooling {
+
+using Axes = std::array<Axis, 3>;  // d, h, w
 
 // The arguments on one axis after another: d, h, w.
 struct Window {
@@ -43,6 +45,41 @@ inline int64_t output_size(int64_t in, const Window& window, size_t i, bool ceil
 // One output needs no stride, and a kernel may then count on a stride within the volume.
 inline Axis axis_of(int64_t in, int64_t out, const Window& window, size_t i) {
   return {in, out, window.kernel[i], out == 1 ? 1 : window.stride[i], window.padding[i], window.dilation[i]};
+}
+
+inline void check_adaptive(const char* op, const Tensor& x, const std::vector<int64_t>& output_size) {
+  VOLNET_CHECK(x.dim() == 5, op, ": x must be [N, C, D, H, W], got ", shape_text(sizes_of(x)));
+  VOLNET_CHECK(output_size.size() == 3, op, ": output_size must have three numbers, got ",
+               shape_text(output_size));
+  for (size_t i = 0; i < 3; ++i) {
+    const auto axis = static_cast<int64_t>(i);
+    VOLNET_CHECK(output_size[i] >= 0, op, ": output_size must be at least 0, got ", shape_text(output_size));
+    VOLNET_CHECK(x.size(1) > 0 && x.size(2 + axis) > 0, op, ": only the batch may be empty, got ",
+                 shape_text(sizes_of(x)));
+  }
+}
+
+// The axes of adaptive pooling, with their tables.
+class AdaptiveAxes {
+ public:
+  AdaptiveAxes(const std::vector<int64_t>& in, const std::vector<int64_t>& out)
+      : d_(in[2], adaptive_windows(in[2], out[0])),
+        h_(in[3], adaptive_windows(in[3], out[1])),
+        w_(in[4], adaptive_windows(in[4], out[2])) {}
+  operator Axes() const { return {d_, h_, w_}; }
+
+ private:
+  TableAxis d_, h_, w_;
+};
+
+// The three numbers of the output's space from a gradient [N, C, OD, OH, OW] of an input of input_size.
+inline std::vector<int64_t> check_adaptive_backward(const char* op, const Tensor& grad,
+                                                    const std::vector<int64_t>& input_size) {
+  VOLNET_CHECK(grad.dim() == 5 && input_size.size() == 5 && input_size[0] == grad.size(0) &&
+                   input_size[1] == grad.size(1),
+               op, ": gradient ", shape_text(sizes_of(grad)), " does not belong to an input of ",
+               shape_text(input_size));
+  return {grad.size(2), grad.size(3), grad.size(4)};
 }
 
 }  // namespace volnet::pooling

@@ -1,5 +1,7 @@
 """Modules: drop-ins for :mod:`torch.nn`, with the same constructors and ``state_dict``."""
 
+from volnet.nn.adaptive_avg_pool3d import AdaptiveAvgPool3d
+from volnet.nn.adaptive_max_pool3d import AdaptiveMaxPool3d
 from volnet.nn.avg_pool3d import AvgPool3d
 from volnet.nn.conv3d import Conv3d
 from volnet.nn.conv_transpose3d import ConvTranspose3d
@@ -10,6 +12,8 @@ from volnet.nn.roi_pool3d import RoIPool3d
 from volnet.nn.upsample import Upsample
 
 __all__ = [
+    "AdaptiveAvgPool3d",
+    "AdaptiveMaxPool3d",
     "AvgPool3d",
     "BatchNorm3d",
     "Conv3d",

@@ -1,5 +1,7 @@
 """Operators for volumes, with the arguments of :mod:`torch.nn.functional` where torch has them."""
 
+from volnet.ops.adaptive_avg_pool3d import adaptive_avg_pool3d
+from volnet.ops.adaptive_max_pool3d import adaptive_max_pool3d
 from volnet.ops.avg_pool3d import avg_pool3d
 from volnet.ops.box_iou3d import box_iou3d
 from volnet.ops.conv3d import conv3d, conv3d_with_statistics
@@ -18,6 +20,8 @@ from volnet.ops.roi_pool3d import roi_pool3d
 from volnet.ops.sample_patches import sample_patches
 
 __all__ = [
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool3d",
     "affine_grid",
     "avg_pool3d",
     "batch_norm",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from volnet.ops._arguments import check_at_least, triple
+from volnet.ops._arguments import batched, check_at_least, integer, triple
 
 Window = tuple[
     list[int], list[int], list[int], list[int]
@@ -60,3 +60,33 @@ def check_volume(op: str, input: Tensor, window: Window, ceil_mode: bool) -> Non
             f"{op}: input of shape {tuple(input.shape)} is too small for kernel_size={kernel}, "
             f"stride={stride}, padding={padding}, dilation={dilation}: the output would be {tuple(space)}"
         )
+
+
+def check_adaptive(
+    op: str, input: Tensor, output_size: int | Sequence[int | None]
+) -> tuple[Tensor, bool, list[int]]:
+    """What adaptive pooling takes: ``input`` as [N, C, D, H, W], whether that added the batch, and the
+    ``output_size`` [OD, OH, OW], that of the input for None."""
+    several = isinstance(output_size, Sequence) and not isinstance(output_size, str)
+    if isinstance(input, Tensor) and several and input.dim() <= len(output_size):  # type: ignore[arg-type]
+        raise ValueError(
+            f"{op}: input must have more dimensions than output_size, got shape {tuple(input.shape)}"
+        )
+    volume, unbatched = batched(op, "input", input)
+    if any(size == 0 for size in volume.shape[1:]):
+        raise RuntimeError(f"{op}: only the batch of input may be empty, got shape {tuple(input.shape)}")
+    values = list(output_size) if several else [integer(op, "output_size", output_size)] * 3  # type: ignore[arg-type]
+    if len(values) != 3:
+        raise RuntimeError(f"{op}: output_size must be one number or three, got {tuple(values)}")
+    sizes = [
+        space if value is None else integer(op, "output_size", value)
+        for value, space in zip(values, volume.shape[2:], strict=True)
+    ]
+    check_at_least(op, "output_size", sizes, 0)
+    return volume, unbatched, sizes
+
+
+def pick(volume: Tensor, indices: Tensor) -> Tensor:
+    """The voxels of [N, C, D, H, W] at ``indices``, places in their planes; 0 where there is none, at -1."""
+    picked = volume.flatten(2).gather(2, indices.flatten(2).clamp(min=0)).reshape(indices.shape)
+    return picked * (indices >= 0)

@@ -11,7 +11,7 @@ from torch import Tensor
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
 from volnet._errors import names_shortage
 from volnet.ops._arguments import batched, check_bool, empty_volume, memory_format_of
-from volnet.ops._pooling import check_volume, check_window, output_size
+from volnet.ops._pooling import check_volume, check_window, output_size, pick
 
 __all__ = ["max_pool3d"]
 
@@ -154,9 +154,7 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 @names_shortage
 def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    (indices,) = ctx.saved_tensors
-    picked = grad.flatten(2).gather(2, indices.flatten(2).clamp(min=0)).reshape(indices.shape)
-    return picked * (indices >= 0), None, None, None, None, None, None, None
+    return pick(grad, ctx.saved_tensors[0]), None, None, None, None, None, None, None
 
 
 torch.library.register_autograd("volnet::max_pool3d", _backward, setup_context=_setup)

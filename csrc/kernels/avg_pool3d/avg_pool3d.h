@@ -1,4 +1,4 @@
-// Mean over windows of a volume, torch's avg_pool3d.
+// Mean over windows of a volume, torch's avg_pool3d and adaptive_avg_pool3d.
 //
 //   y[n, c, o] = (sum over taps j of x[n, c, o * stride - padding + j]) / divisor(o)   (o, j: d, h, w)
 //
@@ -22,7 +22,7 @@
 #include <cstdint>
 
 #include "isa/dispatch.h"
-#include "kernels/pooling/axis.h"
+#include "kernels/pooling/tables.h"
 
 namespace volnet::avg_pool3d {
 
@@ -33,10 +33,12 @@ struct Params {
   pooling::Axis d, h, w;
   bool count_include_pad;
   int64_t divisor_override;  // 0: none
+  bool wide_result = false;  // forward: y is of the type of the sums; for windows made in parts
 };
 
 // What an output counts for on one axis; the divisor is the product over three.
 static inline int64_t window_size(const Params& p, const pooling::Axis& a, int64_t output) {
+  if (a.windows) return a.windows[output].size();
   const int64_t start = output * a.stride - a.padding;
   const int64_t end = std::min(start + a.kernel, a.in + a.padding);
   return p.count_include_pad ? end - start : std::min(end, a.in) - std::max<int64_t>(start, 0);
@@ -58,6 +60,10 @@ static inline int64_t round_up(int64_t n) { return (n + widest - 1) / widest * w
 // them where the stride is 2.
 int64_t forward_row(const Params& params);
 int64_t backward_row(const Params& params);
+// Whether forward sums each window by itself, along the row, instead of one tap of many windows at a time.
+bool sums_runs(const pooling::Axis& axis);
+// Whether forward goes through a table of each window's voxels: windows that keep no stride.
+bool gathers_windows(const pooling::Axis& axis);
 // Whether backward goes through a table of those outputs instead of shifting the row.
 bool uses_table(const pooling::Axis& axis);
 
@@ -69,6 +75,11 @@ bool fits_vector(const Params& params);
 // in channels last.
 using Kernel = void (*)(const Params&, int64_t row_begin, int64_t row_end, float* scratch);
 
+// Where the windows of y were summed in parts, by a forward kernel with wide_result: adds them up and
+// divides. sums: rows of the parts, [planes, params.d.out * parts.d, params.h.out * parts.h, row].
+using Join = void (*)(const Params&, const pooling::Parts&, const void* sums, int64_t row_elements,
+                      int64_t row_begin, int64_t row_end);
+
 #define VOLNET_DECLARE(DTYPE)                                                                    \
   void forward_plain_##DTYPE(const Params&, int64_t row_begin, int64_t row_end, float*);         \
   void forward_channels_last_##DTYPE(const Params&, int64_t row_begin, int64_t row_end, float*); \
@@ -78,6 +89,9 @@ namespace scalar {
 VOLNET_DECLARE(f32)
 VOLNET_DECLARE(bf16)
 VOLNET_DECLARE(f64)
+void join_f32(const Params&, const pooling::Parts&, const void*, int64_t, int64_t, int64_t);
+void join_bf16(const Params&, const pooling::Parts&, const void*, int64_t, int64_t, int64_t);
+void join_f64(const Params&, const pooling::Parts&, const void*, int64_t, int64_t, int64_t);
 }  // namespace scalar
 namespace avx2 {
 VOLNET_DECLARE(f32)

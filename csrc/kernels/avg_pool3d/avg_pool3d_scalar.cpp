@@ -12,8 +12,8 @@ using pooling::Range;
 using pooling::taps_inside;
 
 // One row of y. x: the plane's first element; step: from one voxel to the next.
-template <class T>
-void forward_row_of(const Params& p, const T* x, int64_t step, int64_t od, int64_t oh, T* y) {
+template <class T, class R>
+void forward_row_of(const Params& p, const T* x, int64_t step, int64_t od, int64_t oh, R* y) {
   const Range d = taps_inside(p.d, od), h = taps_inside(p.h, oh);
   for (int64_t ow = 0; ow < p.w.out; ++ow) {
     const Range w = taps_inside(p.w, ow);
@@ -25,7 +25,7 @@ void forward_row_of(const Params& p, const T* x, int64_t step, int64_t od, int64
       }
     }
     const int64_t divisor = row_divisor(p, od, oh) * column_divisor(p, ow);
-    y[ow * step] = from_float<T>(sum / static_cast<compute_t<T>>(divisor));
+    y[ow * step] = from_float<R>(sum / static_cast<compute_t<T>>(divisor));
   }
 }
 
@@ -48,23 +48,41 @@ void backward_row_of(const Params& p, const T* dy, int64_t step, int64_t d, int6
   }
 }
 
-template <class T>
-void forward_plain(const Params& p, int64_t row_begin, int64_t row_end) {
+template <class T, class R>
+void forward_plain_rows(const Params& p, int64_t row_begin, int64_t row_end) {
   for (int64_t row = row_begin; row < row_end; ++row) {
     const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, plane = row / (p.h.out * p.d.out);
     forward_row_of(p, static_cast<const T*>(p.source) + plane * p.d.in * p.h.in * p.w.in, 1, od, oh,
-                   static_cast<T*>(p.result) + row * p.w.out);
+                   static_cast<R*>(p.result) + row * p.w.out);
+  }
+}
+
+template <class T, class R>
+void forward_channels_last_rows(const Params& p, int64_t row_begin, int64_t row_end) {
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, image = row / (p.h.out * p.d.out);
+    for (int64_t c = 0; c < p.channels; ++c) {
+      forward_row_of(p, static_cast<const T*>(p.source) + image * p.d.in * p.h.in * p.w.in * p.channels + c,
+                     p.channels, od, oh, static_cast<R*>(p.result) + row * p.w.out * p.channels + c);
+    }
+  }
+}
+
+template <class T>
+void forward_plain(const Params& p, int64_t row_begin, int64_t row_end) {
+  if (p.wide_result) {
+    forward_plain_rows<T, compute_t<T>>(p, row_begin, row_end);
+  } else {
+    forward_plain_rows<T, T>(p, row_begin, row_end);
   }
 }
 
 template <class T>
 void forward_channels_last(const Params& p, int64_t row_begin, int64_t row_end) {
-  for (int64_t row = row_begin; row < row_end; ++row) {
-    const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, image = row / (p.h.out * p.d.out);
-    for (int64_t c = 0; c < p.channels; ++c) {
-      forward_row_of(p, static_cast<const T*>(p.source) + image * p.d.in * p.h.in * p.w.in * p.channels + c,
-                     p.channels, od, oh, static_cast<T*>(p.result) + row * p.w.out * p.channels + c);
-    }
+  if (p.wide_result) {
+    forward_channels_last_rows<T, compute_t<T>>(p, row_begin, row_end);
+  } else {
+    forward_channels_last_rows<T, T>(p, row_begin, row_end);
   }
 }
 
@@ -89,18 +107,51 @@ void backward_channels_last(const Params& p, int64_t row_begin, int64_t row_end)
   }
 }
 
-#define VOLNET_DEFINE(DTYPE, T)                                                              \
-  void forward_plain_##DTYPE(const Params& p, int64_t begin, int64_t end, float*) {          \
-    forward_plain<T>(p, begin, end);                                                         \
-  }                                                                                          \
-  void forward_channels_last_##DTYPE(const Params& p, int64_t begin, int64_t end, float*) {  \
-    forward_channels_last<T>(p, begin, end);                                                 \
-  }                                                                                          \
-  void backward_plain_##DTYPE(const Params& p, int64_t begin, int64_t end, float*) {         \
-    backward_plain<T>(p, begin, end);                                                        \
-  }                                                                                          \
-  void backward_channels_last_##DTYPE(const Params& p, int64_t begin, int64_t end, float*) { \
-    backward_channels_last<T>(p, begin, end);                                                \
+template <class T>
+void join(const Params& p, const pooling::Parts& parts, const void* sums, int64_t row_elements,
+          int64_t row_begin, int64_t row_end) {
+  using A = compute_t<T>;
+  constexpr int64_t block = 64;
+  const int64_t channels = row_elements / p.w.out, rows_in_plane = p.d.out * p.h.out;
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, plane = row / rows_in_plane;
+    const auto [first, step_d] = rows_of_parts(p.h, parts, od, oh);
+    const A* from =
+        static_cast<const A*>(sums) + (plane * rows_in_plane * parts.count() + first) * row_elements;
+    T* y = static_cast<T*>(p.result) + row * row_elements;
+    for (int64_t begin = 0; begin < row_elements; begin += block) {
+      const int64_t n = std::min(block, row_elements - begin);
+      A sum[block] = {};
+      for (int64_t i = 0; i < parts.d; ++i) {
+        for (int64_t j = 0; j < parts.h; ++j) {
+          const A* part = from + (i * step_d + j) * row_elements + begin;
+          for (int64_t k = 0; k < n; ++k) sum[k] += part[k];
+        }
+      }
+      for (int64_t k = 0; k < n; ++k) {
+        const int64_t divisor = row_divisor(p, od, oh) * column_divisor(p, (begin + k) / channels);
+        y[begin + k] = from_float<T>(sum[k] / static_cast<A>(divisor));
+      }
+    }
+  }
+}
+
+#define VOLNET_DEFINE(DTYPE, T)                                                                           \
+  void forward_plain_##DTYPE(const Params& p, int64_t begin, int64_t end, float*) {                       \
+    forward_plain<T>(p, begin, end);                                                                      \
+  }                                                                                                       \
+  void forward_channels_last_##DTYPE(const Params& p, int64_t begin, int64_t end, float*) {               \
+    forward_channels_last<T>(p, begin, end);                                                              \
+  }                                                                                                       \
+  void backward_plain_##DTYPE(const Params& p, int64_t begin, int64_t end, float*) {                      \
+    backward_plain<T>(p, begin, end);                                                                     \
+  }                                                                                                       \
+  void backward_channels_last_##DTYPE(const Params& p, int64_t begin, int64_t end, float*) {              \
+    backward_channels_last<T>(p, begin, end);                                                             \
+  }                                                                                                       \
+  void join_##DTYPE(const Params& p, const pooling::Parts& parts, const void* sums, int64_t row_elements, \
+                    int64_t begin, int64_t end) {                                                         \
+    join<T>(p, parts, sums, row_elements, begin, end);                                                    \
   }
 VOLNET_DEFINE(f32, float)
 VOLNET_DEFINE(bf16, bfloat16)

@@ -32,8 +32,27 @@ inline Vec load_strided(const float* p, VecInt offsets) {
   }
 }
 
-template <int stride, class T>
-inline void sum_row(const Params& p, const float* sums, const float* divisors, Vec row, T* y) {
+// Sums over (d, h) of `blocks` vectors of columns, the last of them with `last` columns. x: the columns'
+// first element at the window's first tap.
+template <int blocks, class T>
+inline void sum_columns(const Params& p, const T* x, int64_t taps_d, int64_t taps_h, int64_t last,
+                        float* sums) {
+  Vec sum[blocks];
+  for (int b = 0; b < blocks; ++b) sum[b] = Vec::zero();
+  for (int64_t i = 0; i < taps_d; ++i) {
+    const T* row = x + i * p.h.in * p.w.in;
+    for (int64_t j = 0; j < taps_h; ++j, row += p.w.in) {
+      for (int b = 0; b < blocks; ++b) {
+        sum[b] = sum[b] + load_up_to(row + b * Vec::width, b + 1 < blocks ? Vec::width : last);
+      }
+    }
+  }
+  for (int b = 0; b < blocks; ++b) sum[b].store(sums + b * Vec::width);  // lanes past the row are zero
+}
+
+// The windows of a row from the columns' sums, tap by tap of Vec::width windows.
+template <int stride, class R>
+inline void sum_row(const Params& p, const float* sums, const float* divisors, Vec row, R* y) {
   const VecInt offsets = VecInt::iota() * VecInt::broadcast(static_cast<int32_t>(p.w.stride));
   for (int64_t w = 0; w < p.w.out; w += Vec::width) {
     Vec sum = Vec::zero();
@@ -45,47 +64,105 @@ inline void sum_row(const Params& p, const float* sums, const float* divisors, V
   }
 }
 
-template <class T>
-void forward_plain(const Params& p, int64_t row_begin, int64_t row_end, float* scratch) {
-  const int64_t length = forward_row(p);
+// The same where voxels[j, w] says which column is tap j of window w.
+template <class R>
+inline void gather_row(const Params& p, const float* sums, const int32_t* voxels, const float* divisors,
+                       Vec row, R* y) {
+  for (int64_t w = 0; w < p.w.out; w += Vec::width) {
+    Vec sum = Vec::zero();
+    for (int64_t j = 0; j < p.w.kernel; ++j) {
+      sum = sum + VecInt::load(voxels + j * round_up(p.w.out) + w).gather(sums);
+    }
+    const Vec mean = sum / (row * Vec::load(divisors + w));
+    store_up_to(mean, y + w, std::min(Vec::width, p.w.out - w));
+  }
+}
+
+// The same, window by window.
+template <class R>
+inline void sum_row_in_runs(const Params& p, const float* sums, const float* divisors, float row, R* y) {
+  for (int64_t w = 0; w < p.w.out; ++w) {
+    const Range taps = taps_inside(p.w, w);
+    const float* run = sums + p.w.padding + position(p.w, w, taps.begin);
+    Vec sum = Vec::zero();
+    for (int64_t j = 0; j < taps.size(); j += Vec::width) {
+      sum = sum + load_up_to(run + j, std::min(Vec::width, taps.size() - j));
+    }
+    y[w] = from_float<R>(sum.sum() / (row * divisors[w]));
+  }
+}
+
+template <class T, class R>
+void forward_plain_rows(const Params& p, int64_t row_begin, int64_t row_end, float* scratch) {
+  const int64_t length = forward_row(p), columns = round_up(p.w.out);
+  const bool runs = sums_runs(p.w), gathers = gathers_windows(p.w);
   float* sums = scratch;
   float* divisors = scratch + length;
+  auto* voxels = reinterpret_cast<int32_t*>(divisors + columns);
   std::fill_n(sums, length, 0.0f);
-  std::fill_n(divisors, round_up(p.w.out), 1.0f);
+  std::fill_n(divisors, columns, 1.0f);
   for (int64_t w = 0; w < p.w.out; ++w) divisors[w] = static_cast<float>(column_divisor(p, w));
+  if (gathers) {
+    std::fill_n(voxels, p.w.kernel * columns, static_cast<int32_t>(length - 1));  // always zero
+    for (int64_t w = 0; w < p.w.out; ++w) {
+      const Range window = p.w.windows[w];
+      for (int64_t j = 0; j < window.size(); ++j) {
+        voxels[j * columns + w] = static_cast<int32_t>(window.begin + j);
+      }
+    }
+  }
 
   for (int64_t row = row_begin; row < row_end; ++row) {
     const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, plane = row / (p.h.out * p.d.out);
     const Range d = taps_inside(p.d, od), h = taps_inside(p.h, oh);
-    const T* first =
+    const T* x =
         static_cast<const T*>(p.source) +
         ((plane * p.d.in + position(p.d, od, d.begin)) * p.h.in + position(p.h, oh, h.begin)) * p.w.in;
-    for (int64_t w = 0; w < p.w.in; w += Vec::width) {
-      const int64_t n = std::min(Vec::width, p.w.in - w);
-      Vec sum = Vec::zero();
-      for (int64_t i = 0; i < d.end - d.begin; ++i) {
-        const T* x = first + i * p.h.in * p.w.in + w;
-        for (int64_t j = h.begin; j < h.end; ++j, x += p.w.in) sum = sum + load_up_to(x, n);
+    float* to = sums + p.w.padding;
+    for (int64_t w = 0; w < p.w.in;) {
+      const int64_t left = p.w.in - w;
+      if (left >= 4 * Vec::width) {
+        sum_columns<4>(p, x + w, d.size(), h.size(), Vec::width, to + w);
+        w += 4 * Vec::width;
+      } else if (left > Vec::width) {
+        sum_columns<2>(p, x + w, d.size(), h.size(), std::min(Vec::width, left - Vec::width), to + w);
+        w += 2 * Vec::width;
+      } else {
+        sum_columns<1>(p, x + w, d.size(), h.size(), left, to + w);
+        w += Vec::width;
       }
-      sum.store(sums + p.w.padding + w);  // lanes past the row are zero, as the padding is
     }
-    const Vec divisor = Vec::broadcast(static_cast<float>(row_divisor(p, od, oh)));
-    T* y = static_cast<T*>(p.result) + row * p.w.out;
-    if (p.w.stride == 1) {
-      sum_row<1>(p, sums, divisors, divisor, y);
+    const auto divisor = static_cast<float>(row_divisor(p, od, oh));
+    const Vec divisor_lanes = Vec::broadcast(divisor);
+    R* y = static_cast<R*>(p.result) + row * p.w.out;
+    if (runs) {
+      sum_row_in_runs(p, sums, divisors, divisor, y);
+    } else if (gathers) {
+      gather_row(p, sums, voxels, divisors, divisor_lanes, y);
+    } else if (p.w.stride == 1) {
+      sum_row<1>(p, sums, divisors, divisor_lanes, y);
     } else if (p.w.stride == 2) {
-      sum_row<2>(p, sums, divisors, divisor, y);
+      sum_row<2>(p, sums, divisors, divisor_lanes, y);
     } else {
-      sum_row<0>(p, sums, divisors, divisor, y);
+      sum_row<0>(p, sums, divisors, divisor_lanes, y);
     }
+  }
+}
+
+template <class T>
+void forward_plain(const Params& p, int64_t row_begin, int64_t row_end, float* scratch) {
+  if (p.wide_result) {
+    forward_plain_rows<T, float>(p, row_begin, row_end, scratch);
+  } else {
+    forward_plain_rows<T, T>(p, row_begin, row_end, scratch);
   }
 }
 
 // One output voxel, `blocks` vectors of channels, the last of them with `last` channels. x: the channels'
 // first element at the window's first tap.
-template <int blocks, class T>
+template <int blocks, class T, class R>
 inline void mean_voxel(const Params& p, const T* x, int64_t taps_d, int64_t taps_h, int64_t taps_w,
-                       Vec divisor, int64_t last, T* y) {
+                       Vec divisor, int64_t last, R* y) {
   Vec sum[blocks];
   for (int b = 0; b < blocks; ++b) sum[b] = Vec::zero();
   for (int64_t i = 0; i < taps_d; ++i) {
@@ -103,8 +180,8 @@ inline void mean_voxel(const Params& p, const T* x, int64_t taps_d, int64_t taps
   }
 }
 
-template <class T>
-void forward_channels_last(const Params& p, int64_t row_begin, int64_t row_end) {
+template <class T, class R>
+void forward_channels_last_rows(const Params& p, int64_t row_begin, int64_t row_end) {
   for (int64_t row = row_begin; row < row_end; ++row) {
     const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, image = row / (p.h.out * p.d.out);
     const Range d = taps_inside(p.d, od), h = taps_inside(p.h, oh);
@@ -114,7 +191,7 @@ void forward_channels_last(const Params& p, int64_t row_begin, int64_t row_end) 
     for (int64_t ow = 0; ow < p.w.out; ++ow) {
       const Range w = taps_inside(p.w, ow);
       const T* x = static_cast<const T*>(p.source) + (first + position(p.w, ow, w.begin)) * p.channels;
-      T* y = static_cast<T*>(p.result) + (row * p.w.out + ow) * p.channels;
+      R* y = static_cast<R*>(p.result) + (row * p.w.out + ow) * p.channels;
       const Vec whole = Vec::broadcast(divisor * static_cast<float>(column_divisor(p, ow)));
       const int64_t taps_d = d.end - d.begin, taps_h = h.end - h.begin, taps_w = w.end - w.begin;
       for (int64_t c = 0; c < p.channels;) {
@@ -133,6 +210,15 @@ void forward_channels_last(const Params& p, int64_t row_begin, int64_t row_end) 
         c += blocks * Vec::width;
       }
     }
+  }
+}
+
+template <class T>
+void forward_channels_last(const Params& p, int64_t row_begin, int64_t row_end) {
+  if (p.wide_result) {
+    forward_channels_last_rows<T, float>(p, row_begin, row_end);
+  } else {
+    forward_channels_last_rows<T, T>(p, row_begin, row_end);
   }
 }
 

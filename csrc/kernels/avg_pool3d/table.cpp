@@ -5,18 +5,26 @@ namespace volnet::avg_pool3d {
 using isa::Level;
 
 int64_t forward_row(const Params& p) {
+  if (p.w.windows) return round_up(p.w.in + widest);
   const int64_t read = (round_up(p.w.out) - 1) * p.w.stride + p.w.kernel + widest;
   return round_up(std::max(p.w.padding + p.w.in + widest, read));
 }
 
-bool uses_table(const pooling::Axis& a) { return a.stride > 1 || a.out < a.kernel; }
+bool sums_runs(const pooling::Axis& a) { return a.kernel >= widest && (a.windows || a.stride > 2); }
+
+bool gathers_windows(const pooling::Axis& a) { return a.windows && !sums_runs(a); }
+
+bool uses_table(const pooling::Axis& a) { return a.touching || a.stride > 1 || a.out < a.kernel; }
 
 int64_t backward_row(const Params& p) {
   if (uses_table(p.w)) return round_up(p.w.out) + widest;
   return round_up(p.w.kernel + std::max(round_up(p.w.out), round_up(p.w.in)) + widest);
 }
 
-int64_t forward_scratch(const Params& p) { return forward_row(p) + round_up(p.w.out); }
+int64_t forward_scratch(const Params& p) {
+  const int64_t table = gathers_windows(p.w) ? p.w.kernel * round_up(p.w.out) : 0;
+  return forward_row(p) + round_up(p.w.out) + table;
+}
 
 int64_t backward_scratch(const Params& p) {
   const int64_t table = uses_table(p.w) ? pooling::most_outputs(p.w) * round_up(p.w.in) : 0;

@@ -61,19 +61,28 @@ inline V load_strided(const E* p, VecInt offsets) {
   }
 }
 
+// A stride that stands for none: voxels[j, w] says which column is tap j of window w.
+constexpr int tabled = -1;
+
 // Maximum across w. Columns were reduced first, so scan order shows in the places: the first among equals,
 // the last among NaNs.
 template <bool with_indices, int stride, class T>
-inline void reduce_row(const Params& p, const float* values, const int32_t* places, T* y, int32_t* y_places) {
-  const VecInt offsets = VecInt::iota() * VecInt::broadcast(static_cast<int32_t>(p.w.stride));
+inline void reduce_row(const Params& p, const float* values, const int32_t* places, const int32_t* voxels,
+                       T* y, int32_t* y_places) {
+  constexpr int step = stride == tabled ? 0 : stride;
+  VecInt offsets = VecInt::iota() * VecInt::broadcast(static_cast<int32_t>(p.w.stride));
   for (int64_t w = 0; w < p.w.out; w += Vec::width) {
     Vec best = Vec::broadcast(-std::numeric_limits<float>::infinity());
     VecInt place = VecInt::broadcast(no_place);
     for (int64_t j = 0; j < p.w.kernel; ++j) {
-      const int64_t from = w * p.w.stride + j * p.w.dilation;
-      const Vec value = load_strided<stride, Vec>(values + from, offsets);
+      int64_t from = w * p.w.stride + j * p.w.dilation;
+      if constexpr (stride == tabled) {
+        offsets = VecInt::load(voxels + j * padded_outputs(p) + w);
+        from = 0;
+      }
+      const Vec value = load_strided<step, Vec>(values + from, offsets);
       if constexpr (with_indices) {
-        const VecInt at = load_strided<stride, VecInt>(places + from, offsets);
+        const VecInt at = load_strided<step, VecInt>(places + from, offsets);
         const auto earlier = Vec::both(Vec::equal(value, best), VecInt::less(at, place));
         const auto last_nan =
             Vec::both(Vec::is_nan(value), Vec::either(Vec::equal(best, best), VecInt::less(place, at)));
@@ -100,8 +109,18 @@ void forward_plain_rows(const Params& p, int64_t row_begin, int64_t row_end, voi
   float* values = static_cast<float*>(scratch);
   int32_t* places = reinterpret_cast<int32_t*>(values + length);
   int32_t* y_places = places + length;
+  int32_t* voxels = y_places + padded_outputs(p);
   std::fill_n(values, length, -std::numeric_limits<float>::infinity());
   if constexpr (with_indices) std::fill_n(places, length, no_place);
+  if (p.w.windows) {
+    std::fill_n(voxels, p.w.kernel * padded_outputs(p), static_cast<int32_t>(length - 1));  // never a maximum
+    for (int64_t w = 0; w < p.w.out; ++w) {
+      const Range window = p.w.windows[w];
+      for (int64_t j = 0; j < window.size(); ++j) {
+        voxels[j * padded_outputs(p) + w] = static_cast<int32_t>(window.begin + j);
+      }
+    }
+  }
 
   for (int64_t row = row_begin; row < row_end; ++row) {
     const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, plane = row / (p.h.out * p.d.out);
@@ -119,12 +138,14 @@ void forward_plain_rows(const Params& p, int64_t row_begin, int64_t row_end, voi
       const int64_t n = std::min(Vec::width, p.w.in - w);
       reduce_column<with_indices>(p, first, d, h, w, n, values + p.w.padding, places + p.w.padding);
     }
-    if (p.w.stride == 1) {
-      reduce_row<with_indices, 1>(p, values, places, y, y_places);
+    if (p.w.windows) {
+      reduce_row<with_indices, tabled>(p, values, places, voxels, y, y_places);
+    } else if (p.w.stride == 1) {
+      reduce_row<with_indices, 1>(p, values, places, voxels, y, y_places);
     } else if (p.w.stride == 2) {
-      reduce_row<with_indices, 2>(p, values, places, y, y_places);
+      reduce_row<with_indices, 2>(p, values, places, voxels, y, y_places);
     } else {
-      reduce_row<with_indices, 0>(p, values, places, y, y_places);
+      reduce_row<with_indices, 0>(p, values, places, voxels, y, y_places);
     }
     if constexpr (with_indices) {
       for (int64_t w = 0; w < p.w.out; ++w) {

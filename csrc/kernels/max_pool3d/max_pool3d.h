@@ -1,4 +1,4 @@
-// Maximum over windows of a volume, torch's max_pool3d.
+// Maximum over windows of a volume, torch's max_pool3d, adaptive_max_pool3d and fractional_max_pool3d.
 //
 //   y[n, c, o] = max over taps j of x[n, c, o * stride - padding + j * dilation]   (o, j: d, h, w)
 //
@@ -27,7 +27,7 @@
 #include <cstdint>
 
 #include "isa/dispatch.h"
-#include "kernels/pooling/axis.h"
+#include "kernels/pooling/tables.h"
 
 namespace volnet::max_pool3d {
 
@@ -51,6 +51,7 @@ struct BackwardParams {
 using Forward = void (*)(const Params&, int64_t row_begin, int64_t row_end, void* scratch);
 inline constexpr int64_t widest = 16;  // lanes of the widest Vec
 int64_t padded_row(const Params& params);
+int64_t padded_outputs(const Params& params);
 int64_t scratch_bytes(const Params& params);
 bool fits_vector(const Params& params);
 
@@ -64,6 +65,11 @@ struct Slab {
 // scratch: the slab's sums in float32, for bfloat16 windows that overlap; else null.
 using Scatter = void (*)(const BackwardParams&, const Slab&, float* scratch);
 
+// Where the windows were pooled in parts: the maxima of those, of rows [planes, params.d.out * parts.d,
+// params.h.out * parts.h, row]. indices is null where params.indices is.
+using Join = void (*)(const Params&, const pooling::Parts&, const void* maxima, const int64_t* indices,
+                      int64_t row_elements, int64_t row_begin, int64_t row_end);
+
 #define VOLNET_DECLARE(DTYPE)                                                                   \
   void forward_plain_##DTYPE(const Params&, int64_t row_begin, int64_t row_end, void*);         \
   void forward_channels_last_##DTYPE(const Params&, int64_t row_begin, int64_t row_end, void*); \
@@ -73,6 +79,9 @@ namespace scalar {
 VOLNET_DECLARE(f32)
 VOLNET_DECLARE(bf16)
 VOLNET_DECLARE(f64)
+void join_f32(const Params&, const pooling::Parts&, const void*, const int64_t*, int64_t, int64_t, int64_t);
+void join_bf16(const Params&, const pooling::Parts&, const void*, const int64_t*, int64_t, int64_t, int64_t);
+void join_f64(const Params&, const pooling::Parts&, const void*, const int64_t*, int64_t, int64_t, int64_t);
 }  // namespace scalar
 namespace avx2 {
 VOLNET_DECLARE(f32)

@@ -59,6 +59,45 @@ void forward_channels_last(const Params& p, int64_t row_begin, int64_t row_end) 
   }
 }
 
+template <class T>
+void join(const Params& p, const pooling::Parts& parts, const void* maxima, const int64_t* indices,
+          int64_t row_elements, int64_t row_begin, int64_t row_end) {
+  const int64_t rows_in_plane = p.d.out * p.h.out;
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, plane = row / rows_in_plane;
+    const auto [first, step_d] = rows_of_parts(p.h, parts, od, oh);
+    const int64_t from = (plane * rows_in_plane * parts.count() + first) * row_elements;
+    T* y = static_cast<T*>(p.y) + row * row_elements;
+    for (int64_t k = 0; k < row_elements; ++k) {
+      auto best = -std::numeric_limits<compute_t<T>>::infinity();
+      int64_t index = -1;
+      for (int64_t i = 0; i < parts.d; ++i) {
+        for (int64_t j = 0; j < parts.h; ++j) {
+          const int64_t part = from + (i * step_d + j) * row_elements + k;
+          const auto value = to_float(static_cast<const T*>(maxima)[part]);
+          if (indices != nullptr && indices[part] < 0) continue;
+          if (index < 0 || value > best || value != value) {
+            if (indices != nullptr) index = indices[part];
+            best = value > best || value != value ? value : best;
+          }
+        }
+      }
+      y[k] = from_float<T>(best);
+      if (indices != nullptr) p.indices[row * row_elements + k] = index;
+    }
+  }
+}
+
+#define VOLNET_DEFINE(DTYPE, T)                                                                 \
+  void join_##DTYPE(const Params& p, const pooling::Parts& parts, const void* maxima,           \
+                    const int64_t* indices, int64_t row_elements, int64_t begin, int64_t end) { \
+    join<T>(p, parts, maxima, indices, row_elements, begin, end);                               \
+  }
+VOLNET_DEFINE(f32, float)
+VOLNET_DEFINE(bf16, bfloat16)
+VOLNET_DEFINE(f64, double)
+#undef VOLNET_DEFINE
+
 void forward_plain_f32(const Params& p, int64_t begin, int64_t end, void*) {
   forward_plain<float>(p, begin, end);
 }

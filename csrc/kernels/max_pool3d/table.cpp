@@ -6,16 +6,18 @@ namespace volnet::max_pool3d {
 
 using isa::Level;
 
+int64_t padded_outputs(const Params& p) { return (p.w.out + widest - 1) / widest * widest; }
+
 // Vectors are read past the last output of a row, up to the widest Vec; two of them where the stride is 2.
 int64_t padded_row(const Params& p) {
-  const int64_t outputs = (p.w.out + widest - 1) / widest * widest;
-  const int64_t read = (outputs - 1) * p.w.stride + pooling::span(p.w) + 1 + widest;
+  const int64_t read =
+      p.w.windows ? p.w.in + widest : (padded_outputs(p) - 1) * p.w.stride + pooling::span(p.w) + 1 + widest;
   return (std::max(p.w.padding + p.w.in, read) + widest - 1) / widest * widest;
 }
 
 int64_t scratch_bytes(const Params& p) {
-  const int64_t outputs = (p.w.out + widest - 1) / widest * widest;
-  return (2 * padded_row(p) + outputs) * static_cast<int64_t>(sizeof(float));
+  const int64_t table = p.w.windows ? p.w.kernel * padded_outputs(p) : 0;
+  return (2 * padded_row(p) + padded_outputs(p) + table) * static_cast<int64_t>(sizeof(float));
 }
 
 bool fits_vector(const Params& p) {

@@ -1,0 +1,128 @@
+"""3-D adaptive max pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import volnet._extension  # noqa: F401 - registers torch.ops.volnet
+from volnet._errors import names_shortage
+from volnet.ops._arguments import check_bool, empty_volume, memory_format_of
+from volnet.ops._pooling import check_adaptive, pick
+
+__all__ = ["adaptive_max_pool3d"]
+
+
+@names_shortage
+def adaptive_max_pool3d(
+    input: Tensor, output_size: int | Sequence[int | None], return_indices: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The maxima of windows that share a volume out, as :func:`torch.nn.functional.adaptive_max_pool3d` does.
+
+    On each axis output ``o`` is the maximum of the voxels from ``floor(o * in / out)`` to
+    ``ceil((o + 1) * in / out)``, which is not among them.
+
+    Args:
+        input: [N, C, D, H, W] or [C, D, H, W]; float32, bfloat16 or float64.
+        output_size: (OD, OH, OW), or one number for all; None among three stands for the size of the input.
+        return_indices: return also where the maxima are.
+
+    Returns:
+        [N, C, OD, OH, OW] in the layout of ``input`` (plain or channels_last_3d); with ``return_indices``
+        also an int64 tensor of the same shape and layout: the place of each maximum in its plane,
+        ``(d * H + h) * W + w``: the first in scan order among equals, the last among NaNs.
+        Under autocast the maxima are float32, as torch's.
+
+    Raises:
+        RuntimeError: the shape or dtype of ``input`` does not fit, or ``output_size`` is negative.
+        ValueError: ``input`` has no more dimensions than ``output_size``.
+        TypeError: an argument is of the wrong type.
+
+    >>> x = torch.arange(64.0).reshape(1, 1, 4, 4, 4)
+    >>> y, indices = adaptive_max_pool3d(x, (1, None, 2), return_indices=True)
+    >>> y.shape, int(indices[0, 0, 0, 0, 0])
+    (torch.Size([1, 1, 1, 4, 2]), 49)
+    """
+    check_bool("adaptive_max_pool3d", "return_indices", return_indices)
+    volume, unbatched, sizes = check_adaptive("adaptive_max_pool3d", input, output_size)
+    if not return_indices and not (torch.is_grad_enabled() and volume.requires_grad):
+        y: Tensor = torch.ops.volnet.adaptive_max_pool3d(volume, sizes)
+        return y.squeeze(0) if unbatched else y
+    y, indices = torch.ops.volnet.adaptive_max_pool3d_with_indices(volume, sizes)
+    if unbatched:
+        y, indices = y.squeeze(0), indices.squeeze(0)
+    return (y, indices) if return_indices else y
+
+
+@torch.library.register_fake("volnet::adaptive_max_pool3d")
+def _(x: Tensor, output_size: list[int]) -> Tensor:
+    return empty_volume(x, [*x.shape[:2], *output_size], memory_format_of(x))
+
+
+@torch.library.register_fake("volnet::adaptive_max_pool3d_with_indices")
+def _(x: Tensor, output_size: list[int]) -> tuple[Tensor, Tensor]:
+    sizes, layout = [*x.shape[:2], *output_size], memory_format_of(x)
+    return empty_volume(x, sizes, layout), empty_volume(x, sizes, layout, dtype=torch.int64)
+
+
+@torch.library.register_fake("volnet::_adaptive_max_pool3d_backward")
+def _(grad: Tensor, indices: Tensor, input_size: list[int], channels_last: bool) -> Tensor:
+    layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+    return empty_volume(grad, input_size, layout)
+
+
+def _setup_with_indices(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, _ = inputs
+    ctx.input_size = list(x.shape)
+    ctx.channels_last = memory_format_of(x) == torch.channels_last_3d
+    ctx.set_materialize_grads(False)  # or the indices would get a gradient of zeros
+    ctx.save_for_backward(output[1])
+
+
+@names_shortage
+def _backward_with_indices(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    grad_x = None
+    if grad is not None:
+        (indices,) = ctx.saved_tensors
+        grad_x = torch.ops.volnet._adaptive_max_pool3d_backward(
+            grad, indices, ctx.input_size, ctx.channels_last
+        )
+    return grad_x, None
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, ctx.output_size = inputs
+    ctx.save_for_backward(x)
+
+
+@names_shortage
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Only for direct calls of torch.ops.volnet.adaptive_max_pool3d: the indices have to be found again."""
+    (x,) = ctx.saved_tensors
+    _, indices = torch.ops.volnet.adaptive_max_pool3d_with_indices(x.detach(), ctx.output_size)
+    channels_last = memory_format_of(x) == torch.channels_last_3d
+    grad_x = torch.ops.volnet._adaptive_max_pool3d_backward(grad, indices, list(x.shape), channels_last)
+    return grad_x, None
+
+
+def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+@names_shortage
+def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return pick(grad, ctx.saved_tensors[0]), None, None, None
+
+
+torch.library.register_autograd("volnet::adaptive_max_pool3d", _backward, setup_context=_setup)
+torch.library.register_autograd(
+    "volnet::adaptive_max_pool3d_with_indices", _backward_with_indices, setup_context=_setup_with_indices
+)
+torch.library.register_autograd(
+    "volnet::_adaptive_max_pool3d_backward", _double_backward, setup_context=_setup_backward
+)
+for _name in ("adaptive_max_pool3d", "adaptive_max_pool3d_with_indices"):
+    torch.library.register_autocast(f"volnet::{_name}", "cpu", torch.float32)
