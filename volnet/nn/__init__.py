@@ -5,6 +5,7 @@ from volnet.nn.adaptive_max_pool3d import AdaptiveMaxPool3d
 from volnet.nn.avg_pool3d import AvgPool3d
 from volnet.nn.conv3d import Conv3d
 from volnet.nn.conv_transpose3d import ConvTranspose3d
+from volnet.nn.lp_pool3d import LPPool3d
 from volnet.nn.max_pool3d import MaxPool3d
 from volnet.nn.norm import BatchNorm3d, GroupNorm, InstanceNorm3d, LayerNorm
 from volnet.nn.roi_align3d import RoIAlign3d
@@ -20,6 +21,7 @@ __all__ = [
     "ConvTranspose3d",
     "GroupNorm",
     "InstanceNorm3d",
+    "LPPool3d",
     "LayerNorm",
     "MaxPool3d",
     "RoIAlign3d",

@@ -10,6 +10,7 @@ from volnet.ops.gaussian_filter3d import gaussian_filter3d
 from volnet.ops.grid_sample import affine_grid, grid_sample
 from volnet.ops.interpolate import interpolate
 from volnet.ops.layer_norm import layer_norm
+from volnet.ops.lp_pool3d import lp_pool3d
 from volnet.ops.max_pool3d import max_pool3d
 from volnet.ops.nms3d import batched_nms3d, nms3d
 from volnet.ops.norm import batch_norm, group_norm, instance_norm
@@ -36,6 +37,7 @@ __all__ = [
     "instance_norm",
     "interpolate",
     "layer_norm",
+    "lp_pool3d",
     "max_pool3d",
     "nms3d",
     "resample",

@@ -63,7 +63,7 @@ def check_volume(op: str, input: Tensor, window: Window, ceil_mode: bool) -> Non
 
 
 def check_adaptive(
-    op: str, input: Tensor, output_size: int | Sequence[int | None]
+    op: str, input: Tensor, output_size: int | Sequence[int | None] | None
 ) -> tuple[Tensor, bool, list[int]]:
     """What adaptive pooling takes: ``input`` as [N, C, D, H, W], whether that added the batch, and the
     ``output_size`` [OD, OH, OW], that of the input for None."""

@@ -17,7 +17,7 @@ __all__ = ["adaptive_avg_pool3d"]
 
 
 @names_shortage
-def adaptive_avg_pool3d(input: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
+def adaptive_avg_pool3d(input: Tensor, output_size: int | Sequence[int | None] | None) -> Tensor:
     """The mean of windows that share a volume out, as :func:`torch.nn.functional.adaptive_avg_pool3d` does.
 
     On each axis output ``o`` is the mean of the voxels from ``floor(o * in / out)`` to

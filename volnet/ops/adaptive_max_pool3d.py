@@ -18,7 +18,7 @@ __all__ = ["adaptive_max_pool3d"]
 
 @names_shortage
 def adaptive_max_pool3d(
-    input: Tensor, output_size: int | Sequence[int | None], return_indices: bool = False
+    input: Tensor, output_size: int | Sequence[int | None] | None, return_indices: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The maxima of windows that share a volume out, as :func:`torch.nn.functional.adaptive_max_pool3d` does.
 
