@@ -1,26 +1,53 @@
 // Functions of real numbers over Vec, and over VecDouble where there is one. Include after Vec; needs <cmath>
 // and <type_traits>. The coefficients are minimax fits of ours; the errors hold for float.
 
-// e^x within 1.5 ulp; below -87.3 the least normal number, above 88.3 about 2e38. NaN stays NaN.
+// x = n ln 2 + r, and what a polynomial makes of r: e^r - 1 - r. x must be within [-87.3, 88.3].
 template <class T>
-inline T exponential(T x) {
-  if constexpr (std::is_same_v<typename T::element, double>) {
-    return {std::exp(x.v)};
-  } else {
-    // The bounds first: min and max return their second argument where one is NaN.
-    x = T::min(T::broadcast(88.3f), T::max(T::broadcast(-87.3f), x));
-    // x = n ln 2 + r; adding and taking away 1.5 * 2^23 leaves the nearest integer, and n times the upper
-    // part of ln 2 is exact.
+struct Reduced {
+  T n, r, rest;
+
+  explicit inline Reduced(T x) {
+    // Adding and taking away 1.5 * 2^23 leaves the nearest integer, and n times the upper part of ln 2 is
+    // exact.
     const T shift = T::broadcast(12582912.0f);
-    const T n = T::fma(x, T::broadcast(1.44269504f), shift) - shift;
-    T r = T::fma(n, T::broadcast(-0.693145752f), x);
+    n = T::fma(x, T::broadcast(1.44269504f), shift) - shift;
+    r = T::fma(n, T::broadcast(-0.693145752f), x);
     r = T::fma(n, T::broadcast(-1.42860677e-6f), r);
     T p = T::broadcast(0.00138145988f);
     p = T::fma(p, r, T::broadcast(0.00836871658f));
     p = T::fma(p, r, T::broadcast(0.0416683890f));
     p = T::fma(p, r, T::broadcast(0.166665211f));
     p = T::fma(p, r, T::broadcast(0.499999940f));
-    return T::fma(p * r, r, r + T::broadcast(1.0f)) * T::power_of_two(n);
+    rest = p * r;
+  }
+};
+
+// The bounds first: min and max return their second argument where one is NaN.
+template <class T>
+inline T within_exponents(T x) {
+  return T::min(T::broadcast(88.3f), T::max(T::broadcast(-87.3f), x));
+}
+
+// e^x within 1.5 ulp; below -87.3 the least normal number, above 88.3 about 2e38. NaN stays NaN.
+template <class T>
+inline T exponential(T x) {
+  if constexpr (std::is_same_v<typename T::element, double>) {
+    return {std::exp(x.v)};
+  } else {
+    const Reduced<T> at(within_exponents(x));
+    return T::fma(at.rest, at.r, at.r + T::broadcast(1.0f)) * T::power_of_two(at.n);
+  }
+}
+
+// e^x - 1, of small x too within a few ulp; the bounds are those of exponential().
+template <class T>
+inline T exponential_minus_one(T x) {
+  if constexpr (std::is_same_v<typename T::element, double>) {
+    return {std::expm1(x.v)};
+  } else {
+    const Reduced<T> at(within_exponents(x));
+    const T power = T::power_of_two(at.n);
+    return T::fma(power, T::fma(at.rest, at.r, at.r), power - T::broadcast(1.0f));
   }
 }
 

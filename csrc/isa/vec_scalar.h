@@ -121,6 +121,7 @@ struct VecDouble {
   static inline VecDouble max(VecDouble a, VecDouble b) { return {a.v > b.v ? a.v : b.v}; }
   static inline VecDouble min(VecDouble a, VecDouble b) { return {a.v < b.v ? a.v : b.v}; }
   static inline VecDouble select(bool mask, VecDouble yes, VecDouble no) { return mask ? yes : no; }
+  using Mask = bool;
   static inline bool greater(VecDouble a, VecDouble b) { return a.v > b.v; }
   static inline bool equal(VecDouble a, VecDouble b) { return a.v == b.v; }
   static inline bool is_nan(VecDouble a) { return a.v != a.v; }

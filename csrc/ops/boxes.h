@@ -5,14 +5,11 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <type_traits>
 
-#include "isa/dispatch.h"
+#include "ops/dtypes.h"
 #include "ops/tensors.h"
 
 namespace volnet {
-
-inline const char* type_name(ScalarType dtype) { return torch::headeronly::toString(dtype); }
 
 // Reads boxes [count, 6] as A. Raises, naming the first such row, if one is inverted or not finite.
 template <class T, class A>
@@ -42,29 +39,6 @@ void read_valid_boxes(const T* boxes, int64_t count, A* out, const char* op, con
   VOLNET_CHECK(false, op, ": ", name, " must be finite with d1 <= d2, h1 <= h2, w1 <= w2, got ", name, "[",
                row, "] = (", box[0], ", ", box[1], ", ", box[2], ", ", box[3], ", ", box[4], ", ", box[5],
                ")");
-}
-
-// f(T{}) with the T that dtype names; raises for other dtypes.
-template <class F>
-auto with_floating_type(ScalarType dtype, const char* op, const char* name, const F& f) {
-  if (dtype == ScalarType::Float) return f(float{});
-  if (dtype == ScalarType::Double) return f(double{});
-  VOLNET_CHECK(dtype == ScalarType::BFloat16, op, ": ", name, " must be float32, float64 or bfloat16, got ",
-               type_name(dtype));
-  return f(bfloat16{});
-}
-
-// The kernel for values stored as T.
-template <class T, class F32, class BF16, class F64>
-auto best_for(const isa::KernelTable<F32>& f32, const isa::KernelTable<BF16>& bf16,
-              const isa::KernelTable<F64>& f64) {
-  if constexpr (std::is_same_v<T, float>) {
-    return f32.best();
-  } else if constexpr (std::is_same_v<T, bfloat16>) {
-    return bf16.best();
-  } else {
-    return f64.best();
-  }
 }
 
 // Regions of a batch, in float64, with the rows of each image: image_rows[image_begin[n] .. image_begin[n +

@@ -1,9 +1,11 @@
 """Operators for volumes, with the arguments of :mod:`torch.nn.functional` where torch has them."""
 
+from volnet.ops.activate import elu, gelu, leaky_relu, prelu, relu, sigmoid, silu
 from volnet.ops.adaptive_avg_pool3d import adaptive_avg_pool3d
 from volnet.ops.adaptive_max_pool3d import adaptive_max_pool3d
 from volnet.ops.avg_pool3d import avg_pool3d
 from volnet.ops.box_iou3d import box_iou3d
+from volnet.ops.cat import cat
 from volnet.ops.conv3d import conv3d, conv3d_with_statistics
 from volnet.ops.conv_transpose3d import conv_transpose3d
 from volnet.ops.gaussian_filter3d import gaussian_filter3d
@@ -14,6 +16,7 @@ from volnet.ops.lp_pool3d import lp_pool3d
 from volnet.ops.max_pool3d import max_pool3d
 from volnet.ops.nms3d import batched_nms3d, nms3d
 from volnet.ops.norm import batch_norm, group_norm, instance_norm
+from volnet.ops.pad import crop3d, pad
 from volnet.ops.resample import resample
 from volnet.ops.roi_align3d import roi_align3d
 from volnet.ops.roi_crop3d import roi_crop3d
@@ -28,21 +31,31 @@ __all__ = [
     "batch_norm",
     "batched_nms3d",
     "box_iou3d",
+    "cat",
     "conv3d",
     "conv3d_with_statistics",
     "conv_transpose3d",
+    "crop3d",
+    "elu",
     "gaussian_filter3d",
+    "gelu",
     "grid_sample",
     "group_norm",
     "instance_norm",
     "interpolate",
     "layer_norm",
+    "leaky_relu",
     "lp_pool3d",
     "max_pool3d",
     "nms3d",
+    "pad",
+    "prelu",
+    "relu",
     "resample",
     "roi_align3d",
     "roi_crop3d",
     "roi_pool3d",
     "sample_patches",
+    "sigmoid",
+    "silu",
 ]

@@ -66,9 +66,9 @@ inline T activation_gradient(T grad, T z, T slope) {
     const T square = z * z;
     const T cubic = T::broadcast(static_cast<E>(0.044715 * -1.5957691216057308)),
             linear = T::broadcast(static_cast<E>(-1.5957691216057308));
-    const T s = one / (one + exponential(z * T::fma(cubic, square, linear)));
+    const T power = exponential(z * T::fma(cubic, square, linear)), s = one / (one + power);
     const T slope_of_u = T::zero() - T::fma(T::broadcast(3) * cubic, square, linear);
-    return grad * T::fma(z * s * (one - s), slope_of_u, s);
+    return grad * T::fma(z * s * (power * s), slope_of_u, s);  // 1 - s would cancel
   } else {
     return grad;
   }

@@ -1,0 +1,16 @@
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <type_traits>
+
+#include "isa/bfloat16.h"
+#include "kernels/pad/pad.h"
+
+#include "isa/avx2_begin.h"
+namespace volnet::pad::VOLNET_ISA {
+#include "isa/vec_avx2.h"
+#include "kernels/pad/body.h"
+}  // namespace volnet::pad::VOLNET_ISA
+#include "isa/avx2_end.h"
