@@ -200,11 +200,10 @@ conv3d::Plan measure(const Convolution& call, const conv3d::Conditions& conditio
   return plans[static_cast<size_t>(std::min_element(seconds.begin(), seconds.end()) - seconds.begin())];
 }
 
-// Whether a call may have plain volumes. Winograd's kernels do not take them: to transpose twice by itself is
-// faster there than to gather each voxel's channels for tiles that overlap.
-bool takes_plain(const Convolution& call, const conv3d::Conditions& conditions) {
-  if (!amx_serves_plain(call) && !direct_serves_plain(call)) return false;
-  switch (plan_for(call, conditions)->algorithm) {
+// Whether a call by this plan may have plain volumes. Winograd's kernels do not take them: to transpose twice
+// by itself is faster there than to gather each voxel's channels for tiles that overlap.
+bool takes_plain(const conv3d::Plan& plan, const Convolution& call) {
+  switch (plan.algorithm) {
     case conv3d::Algorithm::amx:
       return amx_serves_plain(call);
     case conv3d::Algorithm::direct:
@@ -214,12 +213,13 @@ bool takes_plain(const Convolution& call, const conv3d::Conditions& conditions) 
   }
 }
 
-// Runs one call; `filters` and `channels` are swapped for the gradient of the data.
+// Runs one call; `filters` and `channels` are swapped for the gradient of the data. Plain volumes go by the
+// plan that takes them, whatever another thread has measured since.
 template <class S>
-void convolve(Convolution call, const conv3d::Conditions& conditions, const Weights& weight,
-              const conv3d::WeightStrides& strides) {
+void convolve(Convolution call, const conv3d::Plan& plan, const conv3d::Conditions& conditions,
+              const Weights& weight, const conv3d::WeightStrides& strides) {
   if (call.plain_x || call.plain_y) {
-    run_plan<S>(*plan_for(call, conditions), call, conditions, weight, strides);
+    run_plan<S>(plan, call, conditions, weight, strides);
     return;
   }
   // An exponential is computed once for each value, not once for each tap that reads it.
@@ -260,7 +260,8 @@ Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor
   call.filters = weight.size(0) / a.groups;
   for (size_t i = 0; i < 3; ++i) call.axes[i] = forward_axis(a.axes[i]);
   const conv3d::Conditions conditions = conditions_of<S>(call);
-  const bool plain = takes_plain(call, conditions);
+  const auto plan = plan_for(call, conditions);
+  const bool plain = takes_plain(*plan, call);
   call.plain_x = plain && layout_of(x) == Layout5::plain;
   call.plain_y = plain && layout == Layout5::plain;
   const Tensor dense =
@@ -275,7 +276,7 @@ Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor
     for (int64_t k = 0; k < bias->size(0); ++k) bias_values.push_back(to_float(values[k * bias->stride(0)]));
     call.bias = bias_values.data();
   }
-  convolve<S>(call, conditions, Weights(weight),
+  convolve<S>(call, *plan, conditions, Weights(weight),
               {call.filters * weight.stride(0),
                weight.stride(0),
                weight.stride(1),
@@ -294,7 +295,14 @@ Tensor data_gradient(const Tensor& grad, const Tensor& weight, const Ints& input
   call.filters = weight.size(1);
   std::vector<Convolution> calls = residues(call, a.axes);
   const conv3d::Conditions conditions = conditions_of<S>(calls[0]);
-  const bool plain = takes_plain(calls[0], conditions);
+  const bool joined = calls.size() > 1 && conditions.element != conv3d::Element::f64 &&
+                      amx_serves(calls[0], amx_parts(conditions));
+  std::vector<std::shared_ptr<const conv3d::Plan>> plans;
+  bool plain = !joined || amx_serves_plain(calls[0]);
+  for (size_t i = 0; i < calls.size() && !joined; ++i) {
+    plans.push_back(plan_for(calls[i], conditions));
+    plain = plain && takes_plain(*plans[i], calls[i]);
+  }
   const bool plain_x = plain && layout_of(grad) == Layout5::plain,
              plain_y = plain && layout == Layout5::plain;
   const Tensor dense = to_layout(grad, plain_x ? Layout5::plain : Layout5::channels_last, "conv3d backward");
@@ -312,12 +320,12 @@ Tensor data_gradient(const Tensor& grad, const Tensor& weight, const Ints& input
                                       {weight.stride(2), weight.stride(3), weight.stride(4)}};
   const Weights weights(weight);
   if constexpr (!std::is_same_v<S, double>) {
-    if (calls.size() > 1 && amx_serves(calls[0], amx_parts(conditions))) {
+    if (joined) {
       run_amx<S>(calls, conditions, weights, strides);
       return to_layout(dx, layout, "conv3d backward");
     }
   }
-  for (const Convolution& residue : calls) convolve<S>(residue, conditions, weights, strides);
+  for (size_t i = 0; i < calls.size(); ++i) convolve<S>(calls[i], *plans[i], conditions, weights, strides);
   return to_layout(dx, layout, "conv3d backward");
 }
 
