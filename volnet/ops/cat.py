@@ -80,6 +80,10 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 @names_shortage
 def _backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor], None]:
+    if grad.shape[0] == 1 and not ctx.channels_last and grad.is_contiguous():
+        first = [sum(ctx.channels[:k]) for k in range(len(ctx.channels))]
+        # Of one image they lie dense in the gradient already, and nothing has to be moved.
+        return [grad.narrow(1, f, n) for f, n in zip(first, ctx.channels, strict=True)], None
     return torch.ops.volnet._cat_backward(grad, ctx.channels, ctx.channels_last), None
 
 
