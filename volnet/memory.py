@@ -2,8 +2,8 @@
 
 A fresh tensor of 100 MB costs tens of milliseconds in page faults before its first useful byte. The pool pays
 them once: what one tensor has left, the next one takes, and neighbours that are free join, so that memory of
-one size serves another. A block is at most 12.5 % larger than what was asked for. Where the administrator has
-reserved huge pages (``vm.nr_hugepages``), the pool takes those first.
+one size serves another. A block is at most 12.5 % and 128 bytes larger than what was asked for. Where the
+administrator has reserved huge pages (``vm.nr_hugepages``), the pool takes those first.
 
 On a machine of several NUMA nodes a page belongs to the node of the thread that writes to it first, which is
 the one that computes it; a block that is used again stays where it is. Bind a process to a node (``numactl``)
@@ -58,7 +58,7 @@ def retain() -> bool:
     can.
 
     torch gives a large tensor back to the system when it is freed, and takes a new one with all its page
-    faults; here ``relu`` of 113 MB takes 34 ms as it comes and 20 ms with this. What it costs: the process
+    faults; ``benchmarks/allocator.py`` measures what they cost. What this costs: the process
     does not shrink again, memory that small allocations have fragmented may not be enough for a large one
     where a fresh mapping would be, all threads share one heap, and a process that shows its address space
     shows as much as the machine has memory. A ``LD_PRELOAD`` of jemalloc or tcmalloc makes it void."""
