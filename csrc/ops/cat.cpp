@@ -27,6 +27,7 @@ void run(bool join, const std::vector<Tensor>& parts, const Tensor& joined, Layo
   int64_t all = 0;
   for (const Tensor& part : parts) {
     const int64_t run = part.size(1) * element_size * (layout == Layout5::plain ? voxels : 1);
+    if (run == 0) continue;  // it may have no memory
     runs.push_back({static_cast<char*>(part.mutable_data_ptr()), run});
     all += run;
   }
