@@ -13,6 +13,15 @@ inline __m512i products(__m512i x, __m512i key) {
   return _mm512_mul_epu32(sum, _mm512_srli_epi64(sum, 32));
 }
 
+// _mm512_reduce_add_epi64 adds signed numbers, whose overflow has no meaning.
+inline uint64_t sum_of(__m512i x) {
+  alignas(64) uint64_t parts[8];
+  _mm512_store_si512(parts, x);
+  uint64_t sum = 0;
+  for (const uint64_t part : parts) sum += part;
+  return sum;
+}
+
 }  // namespace
 
 void block_sums(const void* blocks, int64_t count, const uint32_t* key, uint64_t* sums) {
@@ -24,8 +33,8 @@ void block_sums(const void* blocks, int64_t count, const uint32_t* key, uint64_t
       first = _mm512_add_epi64(first, products(x, _mm512_loadu_si512(key + i)));
       second = _mm512_add_epi64(second, products(x, _mm512_loadu_si512(key + i + 4)));
     }
-    *sums++ = static_cast<uint64_t>(_mm512_reduce_add_epi64(first));
-    *sums++ = static_cast<uint64_t>(_mm512_reduce_add_epi64(second));
+    *sums++ = sum_of(first);
+    *sums++ = sum_of(second);
   }
 }
 
