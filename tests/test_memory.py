@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import random
 import sys
 import threading
@@ -245,6 +246,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="a sanitizer holds freed memory")
 @pytest.mark.usefixtures("one_thread")  # which is quicker for such small volumes
 def test_a_thousand_training_steps_take_no_more_memory_than_ten() -> None:
     model = SmallUNet()

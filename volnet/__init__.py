@@ -5,6 +5,7 @@ from importlib.metadata import version
 from volnet import isa, memory, nn, ops, plans
 from volnet._errors import OutOfMemoryError
 from volnet.explain import explain
+from volnet.optimize.optimize import optimize
 from volnet.precision import get_precision, set_precision
 
 __version__ = version("volnet")
@@ -17,6 +18,7 @@ __all__ = [
     "memory",
     "nn",
     "ops",
+    "optimize",
     "plans",
     "set_precision",
 ]

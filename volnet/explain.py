@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from volnet import isa
 from volnet._extension import _C
 
-__all__ = ["Explanation", "Row", "explain"]
+__all__ = ["Explanation", "Observer", "Row", "explain", "observing"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Explanation:
     peak: dict[str, float]  # GFLOP/s of a matrix product, for each dtype that occurred
     bandwidth: float  # GB/s of a copy, read and written
     result: Any  # what the call returned
+    rules: dict[str, int]  # of an optimized model: how often each rule changed the graphs that ran
+    graphs: int  # how many these were; 0 where the model is not optimized
 
     @property
     def milliseconds(self) -> float:
@@ -92,10 +96,17 @@ class Explanation:
                 f"{self.milliseconds:.2f} ms in all: volnet's operators {ours:.2f}, "
                 f"torch's that are not shown {others:.2f}",
                 f"convolutions left to torch: {left}",
+                *self._optimized(),
                 f"floor: {peaks or 'no arithmetic'}; {self.bandwidth:.0f} GB/s; "
                 f"{torch.get_num_threads()} threads, {isa.active()}",
             ]
         )
+
+    def _optimized(self) -> list[str]:
+        if self.graphs == 0:
+            return []
+        changes = ", ".join(f"{name} {count}" for name, count in self.rules.items() if count) or "nothing"
+        return [f"optimized, captured as {self.graphs} graph{'s' * (self.graphs > 1)}: {changes}"]
 
 
 def explain(function: Callable[..., Any], *inputs: Any, **keywords: Any) -> Explanation:
@@ -122,10 +133,19 @@ def explain(function: Callable[..., Any], *inputs: Any, **keywords: Any) -> Expl
     """
     for _ in range(2):
         function(*inputs, **keywords)
-    modules = dict(function.named_modules()) if isinstance(function, torch.nn.Module) else {}
-    names = {id(module): name for name, module in modules.items()}
-    with _layers(names) as current, _traced_plans(), _Observer(current) as observer:
-        result = function(*inputs, **keywords)
+    observer = Observer()
+    with _traced_plans():
+        if _is_compiled(function):
+            token = observing.set(observer)
+            try:
+                result = function(*inputs, **keywords)
+            finally:
+                observing.reset(token)
+        else:
+            modules = dict(function.named_modules()) if isinstance(function, torch.nn.Module) else {}
+            names = {id(module): name for name, module in modules.items()}
+            with _layers(names, observer.layers), observer:
+                result = function(*inputs, **keywords)
     dtypes = {o.dtype for o in observer.observations if o.gflop}
     peak = {dtype: _peak(getattr(torch, dtype)) for dtype in sorted(dtypes)}
     bandwidth = _bandwidth()
@@ -143,7 +163,13 @@ def explain(function: Callable[..., Any], *inputs: Any, **keywords: Any) -> Expl
         )
         for o in observer.observations
     ]
-    return Explanation(rows, peak, bandwidth, result)
+    return Explanation(rows, peak, bandwidth, result, dict(observer.rules), observer.graphs)
+
+
+def _is_compiled(function: Any) -> bool:
+    """Whether Dynamo runs it: under a dispatch mode it would not, so each graph is observed by itself."""
+    by_itself = getattr(function, "_compiled_call_impl", None) is not None
+    return by_itself or hasattr(function, "_torchdynamo_orig_callable")
 
 
 def _ours(row: Row) -> bool:
@@ -162,13 +188,15 @@ class _Observation:
     bytes: int
 
 
-class _Observer(TorchDispatchMode):
+class Observer(TorchDispatchMode):
     """Times every operator that computes; views and the like are left out."""
 
-    def __init__(self, layers: list[str]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.layers = layers
+        self.layers: list[str] = []  # whose operators run, innermost last
         self.observations: list[_Observation] = []
+        self.rules: Counter[str] = Counter()
+        self.graphs = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -195,6 +223,10 @@ class _Observer(TorchDispatchMode):
                 )
             )
         return result
+
+
+# Who watches the graphs of optimized models that this context runs.
+observing: ContextVar[Observer | None] = ContextVar("observing", default=None)
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -242,9 +274,8 @@ def _flop(operator: str, args: tuple[Any, ...], made: list[Tensor]) -> float:
 
 
 @contextmanager
-def _layers(names: dict[int, str]) -> Iterator[list[str]]:
-    """The names of the modules whose forward is running, innermost last."""
-    stack: list[str] = []
+def _layers(names: dict[int, str], stack: list[str]) -> Iterator[None]:
+    """Keeps the names of the modules whose forward is running in ``stack``."""
 
     def enter(module: torch.nn.Module, inputs: Any) -> None:
         stack.append(names.get(id(module), type(module).__name__))
@@ -257,7 +288,7 @@ def _layers(names: dict[int, str]) -> Iterator[list[str]]:
         torch.nn.modules.module.register_module_forward_hook(leave, always_call=True),
     ]
     try:
-        yield stack
+        yield
     finally:
         for hook in hooks:
             hook.remove()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from volnet._extension import _C
 
-__all__ = ["get_precision", "set_precision"]
+__all__ = ["check_precision", "get_precision", "of_thread", "set_precision"]
 
 _LEVELS = ("highest", "high", "medium")
 
@@ -28,11 +31,30 @@ def set_precision(level: str) -> None:
     'highest'
     >>> set_precision("high")
     """
+    _C.set_precision(check_precision(level))
+
+
+@contextmanager
+def of_thread(level: str) -> Iterator[None]:
+    """What this thread convolves with in the meantime, whatever the precision of the process."""
+    before = _C.set_thread_precision(check_precision(level))
+    try:
+        yield
+    finally:
+        _C.set_thread_precision(before)
+
+
+def check_precision(level: str) -> int:
+    """Its number.
+
+    Raises:
+        ValueError: it is no precision.
+    """
     if level not in _LEVELS:
         raise ValueError(f"precision must be one of {', '.join(_LEVELS)}, got {level!r}")
-    _C.set_precision(_LEVELS.index(level))
+    return _LEVELS.index(level)
 
 
 def get_precision() -> str:
-    """The precision in force: ``"highest"``, ``"high"`` or ``"medium"``."""
+    """The precision in force in this thread: ``"highest"``, ``"high"`` or ``"medium"``."""
     return _LEVELS[_C.precision()]

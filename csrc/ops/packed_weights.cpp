@@ -124,7 +124,8 @@ Cache& cache() {
   return *instance;
 }
 
-// Whether the elements fill their memory without gaps or overlaps, in any order of the axes.
+}  // namespace
+
 bool is_dense(const Tensor& x) {
   std::vector<std::pair<int64_t, int64_t>> axes;  // stride, size
   for (int64_t i = 0; i < x.dim(); ++i) {
@@ -154,8 +155,6 @@ Digest digest_of(const void* data, int64_t bytes) {
   digest::extend(kernel, parts.data(), pieces * static_cast<int64_t>(sizeof(Digest)), whole);
   return whole;
 }
-
-}  // namespace
 
 Weights::Weights(const Tensor& tensor) : tensor_(tensor) {
   if (tensor.numel() > 0 && is_dense(tensor)) {

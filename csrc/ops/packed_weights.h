@@ -19,6 +19,11 @@
 
 namespace volnet {
 
+// Whether the elements fill their memory without gaps or overlaps, in any order of the axes.
+bool is_dense(const Tensor& x);
+
+digest::Digest digest_of(const void* data, int64_t bytes);
+
 using PackedBlock = std::shared_ptr<const memory::Scratch>;
 // What tells packed forms apart: where the weights lie, and everything the packing depends on.
 using PackingKey = std::vector<int64_t>;

@@ -1,4 +1,4 @@
-"""A volume copied to the other memory layout: private, for tests and benchmarks of the kernels behind it."""
+"""A volume copied to the other memory layout: private, between a network and its caller."""
 
 from __future__ import annotations
 

@@ -1,0 +1,71 @@
+"""From a graph that Dynamo has captured to a function that runs it on volnet's operators."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch.fx import GraphModule, Interpreter, Node
+
+from volnet.explain import Observer, observing
+from volnet.optimize.rules import rewrite
+from volnet.precision import of_thread
+
+__all__ = ["Backend", "compile_graph"]
+
+
+class Backend:
+    """A backend for :func:`torch.compile` that remembers what it did.
+
+    Args:
+        precision: of the convolutions in what it compiles; None: as :func:`volnet.set_precision` says.
+
+    ``graphs`` has, for every graph that was captured, how often each rule changed it.
+    """
+
+    def __init__(self, precision: str | None = None) -> None:
+        self.precision = precision
+        self.graphs: list[dict[str, int]] = []
+
+    def __call__(self, module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        changes = rewrite(module.graph)
+        self.graphs.append(changes)
+        module.graph.lint()
+        module.recompile()
+
+        def run(*args: Any) -> Any:
+            observer = observing.get()
+            with contextlib.nullcontext() if self.precision is None else of_thread(self.precision):
+                return module(*args) if observer is None else _observed(module, changes, observer, args)
+
+        return run
+
+
+def compile_graph(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+    """``torch.compile(model, backend="volnet")``."""
+    return Backend()(module, inputs)
+
+
+def _observed(module: GraphModule, changes: dict[str, int], observer: Observer, args: Sequence[Any]) -> Any:
+    observer.graphs += 1
+    observer.rules.update(changes)
+    with observer:
+        return _Named(module, observer.layers).run(*args)
+
+
+class _Named(Interpreter):
+    """Runs a graph node by node, and says which layer each belongs to."""
+
+    def __init__(self, module: GraphModule, layers: list[str]) -> None:
+        super().__init__(module)
+        self.layers = layers
+
+    def run_node(self, node: Node) -> Any:
+        stack = node.meta.get("nn_module_stack")
+        path = next(reversed(stack.values()))[0] if stack else ""  # "L['self'].encoder.conv1"
+        self.layers.append(path.partition("].")[2])
+        try:
+            return super().run_node(node)
+        finally:
+            self.layers.pop()
