@@ -368,3 +368,20 @@ def test_results_are_freed() -> None:
             optimized(x)
         gc.collect()
         assert volnet.memory.stats()["in_use"] == in_use
+
+
+class JitIsinstance(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.max_pool3d(x, 2)
+        if torch.jit.isinstance([y], list[Tensor]) and torch.jit.isinstance(y, Tensor):
+            y = F.relu(y)
+        return y + 1
+
+
+def test_jit_isinstance_of_a_class_breaks_no_graph() -> None:
+    network = SMALL["BasicUNet"]
+    model, x = network.make().eval(), volume(network.size)
+    with torch.no_grad():
+        assert volnet.explain(volnet.optimize(model), x).graphs == 1
+        x = volume((1, 2, 4, 4, 4)) - 0.5
+        assert difference(volnet.optimize(JitIsinstance())(x), JitIsinstance()(x)) < 1e-6

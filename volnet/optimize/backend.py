@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from volnet.explain import Observer, observing
 from volnet.optimize.rules import rewrite
+from volnet.optimize.tracing import trace_through_jit_isinstance
 from volnet.precision import of_thread
 
 __all__ = ["Backend", "compile_graph"]
@@ -45,6 +46,9 @@ class Backend:
 def compile_graph(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
     """``torch.compile(model, backend="volnet")``."""
     return Backend()(module, inputs)
+
+
+trace_through_jit_isinstance()
 
 
 def _observed(module: GraphModule, changes: dict[str, int], observer: Observer, args: Sequence[Any]) -> Any:

@@ -15,12 +15,13 @@ from volnet.optimize.rules.functional import changes_in_place, make_functional
 from volnet.optimize.rules.layout import reshape_views, use_channels_last
 from volnet.optimize.rules.norm_of_convolution import normalize_on_load, use_statistics
 from volnet.optimize.rules.operators import use_operators
+from volnet.optimize.rules.padding import drop_padding
 from volnet.optimize.rules.residual import fuse_residual
 
 __all__ = ["rewrite"]
 
 # Of a graph whose operators are still torch's.
-FIRST: tuple[Callable[[Graph], int], ...] = (drop_dropout, make_functional)
+FIRST: tuple[Callable[[Graph], int], ...] = (drop_dropout, drop_padding, make_functional)
 RULES: tuple[Callable[[Graph], int], ...] = (
     use_operators,
     fold_batch_norm,

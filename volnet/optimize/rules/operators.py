@@ -28,6 +28,7 @@ OPERATORS: dict[Any, Callable[..., Any]] = {
     F.adaptive_max_pool3d: ops.adaptive_max_pool3d,
     F.interpolate: ops.interpolate,
     F.pad: ops.pad,
+    torch._C._nn.pad: ops.pad,
     F.relu: ops.relu,
     torch.relu: ops.relu,
     "relu": ops.relu,
