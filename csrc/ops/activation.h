@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "kernels/activation/activation.h"
+#include "kernels/activation_functions/activation.h"
 #include "torch_abi.h"
 
 namespace volnet {

@@ -15,7 +15,7 @@
 #include <cstdint>
 
 #include "isa/dispatch.h"
-#include "kernels/activation/activation.h"
+#include "kernels/activation_functions/activation.h"
 
 namespace volnet::activate {
 

@@ -1,5 +1,5 @@
 // Included inside volnet::activate::VOLNET_ISA, after Vec. activate.h is the specification.
-#include "kernels/activation/body.h"
+#include "kernels/activation_functions/body.h"
 
 template <Function function, class T>
 inline T result(T x, T parameter) {

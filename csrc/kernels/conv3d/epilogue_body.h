@@ -1,6 +1,6 @@
 // The epilogue of one instruction set; epilogue.h is its specification. Included inside the namespace of the
 // level after Vec.
-#include "kernels/activation/body.h"
+#include "kernels/activation_functions/body.h"
 
 template <Activation activation, class T, class S>
 void finish_as(const Epilogue& epilogue, const void* bias, const Sums& sums) {

@@ -1,6 +1,6 @@
 // The kernels of one instruction set; layer_norm.h is their specification. Included inside the namespace of
 // the level after Vec.
-#include "kernels/activation/body.h"
+#include "kernels/activation_functions/body.h"
 #include "kernels/norm/run.h"
 
 template <class T, class S>

@@ -1,6 +1,6 @@
 // The kernels of one instruction set; norm.h is their specification. Included inside the namespace of the
 // level after Vec.
-#include "kernels/activation/body.h"
+#include "kernels/activation_functions/body.h"
 #include "kernels/norm/run.h"
 
 constexpr int most_vectors = 4;  // of a row that are summed at a time
