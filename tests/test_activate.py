@@ -124,6 +124,19 @@ def test_elu_of_small_numbers_keeps_its_digits(level):
     torch.testing.assert_close(y.double(), torch.expm1(x.double()), rtol=4e-7, atol=0)
 
 
+@pytest.mark.parametrize("level", isa.available())
+def test_gelu_of_every_bfloat16_is_rounded_well(level):
+    """Within 0.55 units in the last place, as far as its polynomials go."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
+    x = bits.view(torch.bfloat16)
+    x = x[(x.abs() < 12.5) & (x.abs() > 1e-30)]
+    exact = 0.5 * x.double() * torch.erfc(-x.double() * 0.5**0.5)
+    with isa.limit(level):
+        error = (ops.gelu(x).double() - exact).abs()
+    unit = 2.0 ** (exact.abs().log2().floor() - 7)
+    assert float((error / unit).max()) < 0.55
+
+
 @pytest.mark.parametrize("shape", [(), (7,), (3, 5), (2, 3, 5, 7), (2, 3, 2, 2, 2, 3)])
 def test_any_rank_and_dense_order(shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))

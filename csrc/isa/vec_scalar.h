@@ -44,6 +44,8 @@ struct Vec {
     std::memcpy(&result.v, &bits, sizeof bits);
     return result;
   }
+  // a * 2^n, as power_of_two.
+  static inline Vec scale(Vec a, Vec n) { return {a.v * power_of_two(n).v}; }
   // Lanes where a > b, or where a is NaN.
   static inline bool greater_or_nan(Vec a, Vec b) { return a.v > b.v || a.v != a.v; }
   static inline Vec select(bool mask, Vec yes, Vec no) { return mask ? yes : no; }
@@ -65,8 +67,9 @@ struct Vec {
   static inline Vec gather(const float* p, const int32_t* lanes) { return {p[*lanes]}; }
   // Whether a > b in any lane; not where one of them is NaN.
   static inline bool any_greater(Vec a, Vec b) { return a.v > b.v; }
-  // The sum of the lanes.
+  // The sum of the lanes, and the greatest of them; any of them where one is NaN.
   inline float sum() const { return v; }
+  inline float greatest() const { return v; }
 };
 inline Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
 inline Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
@@ -134,6 +137,7 @@ struct VecDouble {
   }
   static inline VecDouble gather(const double* p, const int32_t* lanes) { return {p[*lanes]}; }
   inline double sum() const { return v; }
+  inline double greatest() const { return v; }
 };
 inline VecDouble operator+(VecDouble a, VecDouble b) { return {a.v + b.v}; }
 inline VecDouble operator-(VecDouble a, VecDouble b) { return {a.v - b.v}; }

@@ -1,9 +1,17 @@
 // Included inside volnet::activate::VOLNET_ISA, after Vec. activate.h is the specification.
 #include "kernels/activation_functions/body.h"
 
-template <Function function, class T>
+// The normal distribution's share below x, for results that are rounded to bfloat16.
+inline Vec share_below_for_bfloat16(Vec x) {
+  const Vec tail = normal_tail_for_bfloat16(Vec::max(x, Vec::zero() - x));
+  return Vec::select(Vec::greater(x, Vec::zero()), Vec::broadcast(1) - tail, tail);
+}
+
+template <Function function, class S, class T>
 inline T result(T x, T parameter) {
-  if constexpr (function == Function::relu) {
+  if constexpr (function == Function::gelu && std::is_same_v<S, bfloat16>) {
+    return x * share_below_for_bfloat16(x);
+  } else if constexpr (function == Function::relu) {
     return activate<Activation::relu>(x, parameter);
   } else if constexpr (function == Function::leaky_relu) {
     return activate<Activation::prelu>(x, parameter);
@@ -21,10 +29,16 @@ inline T result(T x, T parameter) {
 }
 
 // `value` is the result where that is enough, else what went in; elu takes either.
-template <Function function, bool from_result, class T>
+template <Function function, bool from_result, class S, class T>
 inline T gradient(T grad, T value, T parameter) {
   const typename T::Mask above = T::greater(value, T::zero());
-  if constexpr (function == Function::relu) {  // of NaN the gradient goes through, as in torch
+  if constexpr (function == Function::gelu && std::is_same_v<S, bfloat16>) {
+    // From 87.3 on the density leaves the normal numbers.
+    const T exponent = T::min(T::broadcast(87.3f), T::broadcast(0.5f) * value * value);
+    const T density =
+        T::broadcast(0.398942280f) * power_of_two_for_bfloat16(T::broadcast(-1.44269504f) * exponent);
+    return grad * T::fma(value, density, share_below_for_bfloat16(value));
+  } else if constexpr (function == Function::relu) {  // of NaN the gradient goes through, as in torch
     return T::select(T::either(above, T::is_nan(value)), grad, T::zero());
   } else if constexpr (function == Function::leaky_relu) {
     return activation_gradient<Activation::prelu>(grad, value, parameter);
@@ -38,7 +52,7 @@ inline T gradient(T grad, T value, T parameter) {
     const T slope = from_result ? value + parameter : parameter * exponential(value);
     return T::select(above, grad, grad * slope);
   } else {
-    const T y = from_result ? value : result<Function::sigmoid>(value, parameter);
+    const T y = from_result ? value : result<Function::sigmoid, S>(value, parameter);
     return grad * y * (T::broadcast(1) - y);
   }
 }
@@ -57,14 +71,14 @@ void forward_as(const Forward& p, int64_t begin, int64_t end) {
   int64_t i = begin;
   for (; i + T::width <= end; i += T::width) {
     prefetch(x + i);
-    const T value = result<function>(T::load(x + i), parameter);
+    const T value = result<function, S>(T::load(x + i), parameter);
     if (p.stream) {
       value.stream(y + i);
     } else {
       value.store(y + i);
     }
   }
-  if (i < end) result<function>(T::load(x + i, end - i), parameter).store(y + i, end - i);
+  if (i < end) result<function, S>(T::load(x + i, end - i), parameter).store(y + i, end - i);
   if (p.stream) VecBytes::stream_end();
 }
 
@@ -77,7 +91,7 @@ void backward_as(const Backward& p, int64_t begin, int64_t end) {
   for (; i + T::width <= end; i += T::width) {
     prefetch(grad + i);
     prefetch(value + i);
-    const T d = gradient<function, from_result>(T::load(grad + i), T::load(value + i), parameter);
+    const T d = gradient<function, from_result, S>(T::load(grad + i), T::load(value + i), parameter);
     if (p.stream) {
       d.stream(dx + i);
     } else {
@@ -86,7 +100,8 @@ void backward_as(const Backward& p, int64_t begin, int64_t end) {
   }
   if (i < end) {
     const int64_t n = end - i;
-    gradient<function, from_result>(T::load(grad + i, n), T::load(value + i, n), parameter).store(dx + i, n);
+    gradient<function, from_result, S>(T::load(grad + i, n), T::load(value + i, n), parameter)
+        .store(dx + i, n);
   }
   if (p.stream) VecBytes::stream_end();
 }
