@@ -89,18 +89,97 @@ inline void gather(const Backward& p, const S* plane, List d, List h, List w, S*
   }
 }
 
+// A row of voxels of several elements.
+template <class T, class S>
+inline void sum_voxels(const Backward& p, const S* plane, List d, List h, S* dx) {
+  for (int64_t i = 0; i < p.w.in;) {
+    const int64_t next = i == p.w.begin ? std::max(p.w.end, i + 1) : i + 1;
+    gather<T>(p, plane, d, h, List(p.w, i), dx + i * p.voxel, (next - i) * p.voxel);
+    i = next;
+  }
+}
+
+template <class T, class S>
+inline T load_up_to(const S* p, int64_t n) {
+  return n >= T::width ? T::load(p) : T::load(p, n);
+}
+
+template <class T, class S>
+inline void store_up_to(T value, S* p, int64_t n, bool stream) {
+  if (n < T::width) {
+    value.store(p, n);
+  } else if (stream) {
+    value.stream(p);
+  } else {
+    value.store(p);
+  }
+}
+
+// A row of voxels of one element, each of which one output shows.
+template <class T, class S>
+inline void copy_row(const S* dy, S* dx, int64_t n, bool stream) {
+  for (int64_t i = 0; i < n; i += T::width) store_up_to(load_up_to<T>(dy + i, n - i), dx + i, n - i, stream);
+}
+
+// A row of voxels of one element: sums of vectors, to which the border is added before they are stored.
+template <class T, class S>
+inline void sum_row(const Backward& p, const S* plane, List d, List h, S* dx, bool stream) {
+  using E = typename T::element;
+  constexpr int64_t chunk = 256;
+  E sums[chunk];
+  for (int64_t first = 0; first < p.w.in; first += chunk) {
+    const int64_t n = std::min(chunk, p.w.in - first);
+    const int64_t begin = std::clamp<int64_t>(p.w.inner_begin - first, 0, n);
+    const int64_t end = std::clamp<int64_t>(p.w.inner_end - first, begin, n);
+    std::fill(sums, sums + begin, E{0});
+    std::fill(sums + end, sums + n, E{0});
+    for (int64_t i = begin; i < end; i += T::width) {
+      T sum = T::zero();
+      for (const int64_t* od = d.begin; od < d.end; ++od) {
+        for (const int64_t* oh = h.begin; oh < h.end; ++oh) {
+          const S* const dy = plane + (*od * p.h.out + *oh) * p.w.out + p.w.before + first;
+          sum = sum + load_up_to<T>(dy + i, end - i);
+        }
+      }
+      store_up_to(sum, sums + i, end - i, false);
+    }
+    for (const Shown::Pair& shows : p.w.border) {
+      if (shows.input < first || shows.input >= first + n) continue;
+      for (const int64_t* od = d.begin; od < d.end; ++od) {
+        for (const int64_t* oh = h.begin; oh < h.end; ++oh) {
+          const S* const dy = plane + (*od * p.h.out + *oh) * p.w.out;
+          sums[shows.input - first] += static_cast<E>(to_float(dy[shows.output]));
+        }
+      }
+    }
+    for (int64_t i = 0; i < n; i += T::width) {
+      store_up_to(load_up_to<T>(sums + i, n - i), dx + first + i, n - i, stream);
+    }
+  }
+}
+
 template <class T, class S>
 void backward(const Backward& p, int64_t begin, int64_t end) {
+  const bool copies = p.w.border.empty() && p.w.inner_begin == 0 && p.w.inner_end == p.w.in;
+  const bool stream = p.stream && p.w.in * static_cast<int64_t>(sizeof(S)) % 64 == 0;  // of rows of elements
+  int64_t h = begin % p.h.in, d = begin / p.h.in % p.d.in, plane = begin / p.h.in / p.d.in;
   for (int64_t row = begin; row < end; ++row) {
-    const int64_t plane = row / p.h.in / p.d.in;
     const S* const dy = static_cast<const S*>(p.dy) + plane * p.d.out * p.h.out * p.w.out * p.voxel;
     S* const dx = static_cast<S*>(p.dx) + row * p.w.in * p.voxel;
-    const List d(p.d, row / p.h.in % p.d.in), h(p.h, row % p.h.in);
-    for (int64_t i = 0; i < p.w.in;) {
-      const int64_t next = i == p.w.begin ? std::max(p.w.end, i + 1) : i + 1;
-      gather<T>(p, dy, d, h, List(p.w, i), dx + i * p.voxel, (next - i) * p.voxel);
-      i = next;
+    const List of_d(p.d, d), of_h(p.h, h);
+    if (p.voxel > 1) {
+      sum_voxels<T>(p, dy, of_d, of_h, dx);
+    } else if (copies && of_d.one() && of_h.one()) {
+      const int64_t from = (*of_d.begin * p.h.out + *of_h.begin) * p.w.out + p.w.before;
+      copy_row<T>(dy + from, dx, p.w.in, stream);
+    } else {
+      sum_row<T>(p, dy, of_d, of_h, dx, stream);
     }
+    if (++h < p.h.in) continue;
+    h = 0;
+    if (++d < p.d.in) continue;
+    d = 0;
+    ++plane;
   }
   if (p.stream) VecBytes::stream_end();
 }

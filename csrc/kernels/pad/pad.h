@@ -8,7 +8,7 @@
 //   circular     o - before, modulo the size; where voxels are taken away, of what is left
 //
 // The tables of the sources are made once a call. Backward: dx[i] = the sum of dy[o] over the outputs o that
-// show i, in the order of o; bfloat16 is summed in float32.
+// show i, in an order that only the sizes decide; bfloat16 is summed in float32.
 //
 // Layouts: [planes, D, H, W, voxel], dense; plain volumes have planes = N * C and voxels of one element,
 // channels_last ones planes = N and voxels of C elements. Any alignment of whole elements; nothing aliases.
@@ -45,10 +45,18 @@ struct Forward {
 
 // One axis the other way round: outputs[first[i]] to outputs[first[i + 1]] show input i. Inputs [begin, end)
 // are each shown once, by consecutive outputs.
+//
+// Where a voxel is one element, vectors need longer runs: inputs [inner_begin, inner_end) are shown by
+// outputs i + before, whoever else shows them, and `border` lists the other outputs.
 struct Shown {
   int64_t in, out;
   std::vector<int64_t> first, outputs;
   int64_t begin, end;
+  int64_t inner_begin, inner_end, before;
+  struct Pair {
+    int64_t input, output;
+  };
+  std::vector<Pair> border;
 };
 
 Shown shown_of(const Axis& axis);
@@ -58,7 +66,7 @@ struct Backward {
   void* dx;
   const Shown &d, &h, &w;
   int64_t voxel;  // elements
-  bool stream;    // rows of dx must be multiples of 64 bytes
+  bool stream;    // store past the caches, where dx is aligned for it
 };
 
 // Rows [begin, end) of the planes * D * H rows [W, voxel] of y.

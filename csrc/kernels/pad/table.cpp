@@ -30,7 +30,16 @@ Axis axis_of(Mode mode, int64_t in, int64_t before, int64_t after) {
 }
 
 Shown shown_of(const Axis& axis) {
-  Shown shown{axis.in, axis.out, {}, {}, 0, 0};
+  Shown shown{axis.in, axis.out, {}, {}, 0, 0, 0, 0, 0, {}};
+  if (axis.begin < axis.end) {
+    shown.inner_begin = axis.source[static_cast<size_t>(axis.begin)];
+    shown.inner_end = shown.inner_begin + axis.end - axis.begin;
+    shown.before = axis.begin - shown.inner_begin;
+  }
+  for (int64_t o = 0; o < axis.out; ++o) {
+    const int64_t i = axis.source[static_cast<size_t>(o)];
+    if (i >= 0 && (o < axis.begin || o >= axis.end)) shown.border.push_back({i, o});
+  }
   shown.first.assign(static_cast<size_t>(axis.in) + 1, 0);
   for (const int64_t i : axis.source) {
     if (i >= 0) ++shown.first[static_cast<size_t>(i) + 1];
