@@ -1,8 +1,7 @@
 // torch.ops.volnet.activate, prelu, and their backwards.
 #include "kernels/activate/activate.h"
 
-#include <numeric>
-
+#include "ops/dense.h"
 #include "ops/dtypes.h"
 #include "ops/tensors.h"
 
@@ -36,55 +35,6 @@ Function function_of(const std::string& name) {
 
 bool streams(int64_t elements, int64_t element_size) { return elements * element_size >= stream_from; }
 
-std::vector<int64_t> strides_of(const Tensor& x) {
-  std::vector<int64_t> strides(static_cast<size_t>(x.dim()));
-  for (size_t i = 0; i < strides.size(); ++i) strides[i] = x.stride(static_cast<int64_t>(i));
-  return strides;
-}
-
-// Whether the elements fill one piece of memory, whatever their order.
-bool is_dense(const Tensor& x) {
-  if (x.numel() == 0) return true;
-  const auto sizes = sizes_of(x), strides = strides_of(x);
-  std::vector<size_t> axes(sizes.size());
-  std::iota(axes.begin(), axes.end(), size_t{0});
-  std::sort(axes.begin(), axes.end(), [&](size_t a, size_t b) { return strides[a] < strides[b]; });
-  int64_t step = 1;
-  for (const size_t axis : axes) {
-    if (sizes[axis] == 1) continue;
-    if (strides[axis] != step) return false;
-    step *= sizes[axis];
-  }
-  return true;
-}
-
-Tensor dense(const Tensor& x) {
-  if (is_dense(x)) return x;
-  return x.dim() == 5 ? to_layout(x, layout_of(x), op) : torch::stable::contiguous(x);
-}
-
-// x with its elements where those of `like`, which is dense, have them.
-Tensor in_order_of(const Tensor& x, const Tensor& like) {
-  if (has_strides(x, strides_of(like))) return x;
-  if (like.dim() == 5) {
-    for (const Layout5 layout : {Layout5::plain, Layout5::channels_last}) {
-      const auto sizes = sizes_of(like);
-      if (has_strides(like,
-                      layout == Layout5::plain ? contiguous_strides(sizes) : channels_last_strides(sizes)))
-        return to_layout(x, layout, op);
-    }
-  }
-  Tensor copy = empty_strided(sizes_of(like), strides_of(like), x.scalar_type(),
-                              static_cast<int64_t>(x.element_size()), op);
-  torch::stable::copy_(copy, x);
-  return copy;
-}
-
-template <class T>
-Tensor empty_like(const Tensor& x, const char* name) {
-  return empty_strided(sizes_of(x), strides_of(x), ScalarTypeOf<T>::value, sizeof(T), name);
-}
-
 template <class T, class Params, class F32, class BF16, class F64>
 void run(const F32& f32, const BF16& bf16, const F64& f64, const Params& params, int64_t elements) {
   const auto kernel = best_for<T>(f32, bf16, f64);
@@ -104,7 +54,7 @@ void forward_into(const Tensor& x, const Tensor& y, Function function, double pa
 
 Tensor forward(const Tensor& input, const std::string& name, double parameter) {
   const Function function = function_of(name);
-  const Tensor x = dense(input);
+  const Tensor x = dense(input, op);
   return with_floating_type(x.scalar_type(), op, "x", [&](auto type) {
     Tensor y = empty_like<decltype(type)>(x, op);
     forward_into<decltype(type)>(x, y, function, parameter);
@@ -127,7 +77,7 @@ Tensor backward(const Tensor& grad, const Tensor& value, const std::string& name
   VOLNET_CHECK(sizes_of(grad) == sizes_of(value) && grad.scalar_type() == value.scalar_type(), op,
                " backward: the gradient ", shape_text(sizes_of(grad)), " does not belong to ",
                shape_text(sizes_of(value)));
-  const Tensor v = dense(value), dy = in_order_of(grad, v);
+  const Tensor v = dense(value, op), dy = in_order_of(grad, v, op);
   return with_floating_type(v.scalar_type(), op, "x", [&](auto type) {
     using T = decltype(type);
     Tensor dx = empty_like<T>(v, op);
@@ -152,7 +102,7 @@ struct Channels {
 
 Channels channels_of(const Tensor& input, int64_t slopes) {
   if (slopes == 1) {  // then it does not matter which channel a value is of
-    const Tensor x = dense(input);
+    const Tensor x = dense(input, prelu_op);
     return {x, 1, x.numel()};
   }
   VOLNET_CHECK(input.dim() >= 2 && input.size(1) == slopes, prelu_op, ": weight of ", slopes,
@@ -242,7 +192,7 @@ std::tuple<Tensor, Tensor> prelu_backward(const Tensor& grad, const Tensor& inpu
                " backward: the gradient ", shape_text(sizes_of(grad)), " does not belong to x ",
                shape_text(sizes_of(input)));
   const Channels at = channels_of(input, weight.numel());
-  const Tensor dy = in_order_of(grad, at.x);
+  const Tensor dy = in_order_of(grad, at.x, prelu_op);
   return with_floating_type(input.scalar_type(), prelu_op, "x", [&](auto type) -> std::tuple<Tensor, Tensor> {
     using T = decltype(type);
     using A = compute_t<T>;

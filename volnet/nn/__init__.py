@@ -12,6 +12,7 @@ from volnet.nn.norm import BatchNorm3d, GroupNorm, InstanceNorm3d, LayerNorm
 from volnet.nn.pad import CircularPad3d, ConstantPad3d, ReflectionPad3d, ReplicationPad3d
 from volnet.nn.roi_align3d import RoIAlign3d
 from volnet.nn.roi_pool3d import RoIPool3d
+from volnet.nn.softmax import Softmax
 from volnet.nn.upsample import Upsample
 
 __all__ = [
@@ -39,5 +40,6 @@ __all__ = [
     "RoIPool3d",
     "SiLU",
     "Sigmoid",
+    "Softmax",
     "Upsample",
 ]

@@ -3,6 +3,7 @@
 from volnet.ops.activate import elu, gelu, leaky_relu, prelu, relu, sigmoid, silu
 from volnet.ops.adaptive_avg_pool3d import adaptive_avg_pool3d
 from volnet.ops.adaptive_max_pool3d import adaptive_max_pool3d
+from volnet.ops.argmax import argmax
 from volnet.ops.avg_pool3d import avg_pool3d
 from volnet.ops.box_iou3d import box_iou3d
 from volnet.ops.cat import cat
@@ -22,11 +23,13 @@ from volnet.ops.roi_align3d import roi_align3d
 from volnet.ops.roi_crop3d import roi_crop3d
 from volnet.ops.roi_pool3d import roi_pool3d
 from volnet.ops.sample_patches import sample_patches
+from volnet.ops.softmax import softmax
 
 __all__ = [
     "adaptive_avg_pool3d",
     "adaptive_max_pool3d",
     "affine_grid",
+    "argmax",
     "avg_pool3d",
     "batch_norm",
     "batched_nms3d",
@@ -58,4 +61,5 @@ __all__ = [
     "sample_patches",
     "sigmoid",
     "silu",
+    "softmax",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
 from volnet._errors import names_shortage
 from volnet.ops._arguments import check_bool, check_tensor, memory_format_of
+from volnet.ops._dense import empty_like, is_dense
 from volnet.ops._epilogue import activation_gradient, check_slope
 
 __all__ = ["elu", "gelu", "leaky_relu", "prelu", "relu", "sigmoid", "silu"]
@@ -160,7 +161,7 @@ class _InPlace(torch.autograd.Function):
         ctx.function, ctx.parameter = function, parameter
         ctx.from_result = _from_result(function, parameter, inplace=True)
         before = x.clone() if ctx.needs_input_grad[0] and not ctx.from_result else None
-        if _is_dense(x):
+        if is_dense(x):
             torch.ops.volnet._activate_(x, function, parameter)
         else:
             x.copy_(torch.ops.volnet.activate(x, function, parameter))
@@ -182,38 +183,19 @@ def _from_result(function: str, parameter: float, inplace: bool = False) -> bool
     return function in ("relu", "sigmoid") or (function == "leaky_relu" and parameter >= 0)
 
 
-def _is_dense(x: Tensor) -> bool:
-    """Whether the elements fill one piece of memory, whatever their order."""
-    step = 1
-    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
-        if size == 1:
-            continue
-        if stride != step:
-            return x.numel() == 0
-        step *= size
-    return True
-
-
-def _empty_like(x: Tensor) -> Tensor:
-    if _is_dense(x):
-        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
-    layout = memory_format_of(x) if x.dim() == 5 else torch.contiguous_format
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout)
-
-
 def _empty_like_by_channel(x: Tensor, weight: Tensor) -> Tensor:
-    """As :func:`_empty_like`, but plain where it is neither plain nor channels_last."""
+    """As :func:`volnet.ops._dense.empty_like`, but plain where it is neither plain nor channels_last."""
     if weight.numel() == 1:
-        return _empty_like(x)
+        return empty_like(x)
     layout = memory_format_of(x) if x.dim() == 5 else torch.contiguous_format
     if x.is_contiguous(memory_format=layout):
-        return _empty_like(x)
+        return empty_like(x)
     return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
 @torch.library.register_fake("volnet::activate")
 def _(x: Tensor, function: str, parameter: float) -> Tensor:
-    return _empty_like(x)
+    return empty_like(x)
 
 
 @torch.library.register_fake("volnet::_activate_")
@@ -223,7 +205,7 @@ def _(x: Tensor, function: str, parameter: float) -> None:
 
 @torch.library.register_fake("volnet::_activate_backward")
 def _(grad: Tensor, value: Tensor, function: str, parameter: float, from_result: bool) -> Tensor:
-    return _empty_like(value)
+    return empty_like(value)
 
 
 @torch.library.register_fake("volnet::prelu")
