@@ -278,3 +278,119 @@ def test_interpolate(layout: str, mode: str) -> None:
         for voxel in voxels(small, WIDE):
             outputs = patch(dy, [2 * v for v in voxel], (2, 2, 2))
             assert_near(dx[(0, slice(None), *voxel)], outputs.sum((1, 2, 3)))
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_pad(layout: str, mode: str) -> None:
+    need(15)
+    small = tuple(n - 2 for n in SPACE)
+    x = volume(WIDE, layout, small).requires_grad_()
+    y = ops.pad(x, (1,) * 6, mode)
+    assert y.numel() > 2**31
+
+    def source(v: int, n: int) -> int:
+        """The voxel that is shown where mode is not constant."""
+        i = v - 1
+        return -i if i < 0 else 2 * (n - 1) - i if i >= n else i
+
+    for voxel in voxels(SPACE, WIDE):
+        at = [source(v, n) for v, n in zip(voxel, small, strict=True)]
+        inside = all(v - 1 == i for v, i in zip(voxel, at, strict=True))
+        value = x.detach()[(0, slice(None), *at)] * (inside or mode == "reflect")
+        assert torch.equal(y.detach()[(0, slice(None), *voxel)], value)
+    dy = y.detach()
+    (dx,) = torch.autograd.grad(y, x, dy)
+    for voxel in voxels(small, WIDE):
+        shown = [
+            [o for o in (0, v + 1, n + 1) if o == v + 1 or (mode == "reflect" and source(o, n) == v)]
+            for v, n in zip(voxel, small, strict=True)
+        ]
+        assert_near(
+            dx[(0, slice(None), *voxel)],
+            sum(dy[(0, slice(None), *o)].double() for o in itertools.product(*shown)),
+        )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_cat(layout: str) -> None:
+    need(15)
+    parts = [
+        volume(WIDE // 4, layout, seed=3).requires_grad_(),
+        volume(WIDE - WIDE // 4, layout).requires_grad_(),
+    ]
+    y = ops.cat(parts, 1)
+    assert y.numel() > 2**31
+    for voxel in voxels(SPACE, WIDE):
+        at = (0, slice(None), *voxel)
+        assert torch.equal(y.detach()[at], torch.cat([p.detach()[at] for p in parts]))
+    for part, dx in zip(parts, torch.autograd.grad(y, parts, y.detach()), strict=True):
+        for voxel in voxels(SPACE, WIDE):
+            at = (0, slice(None), *voxel)
+            assert torch.equal(dx[at], part.detach()[at])
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "prelu"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_activations(layout: str, name: str) -> None:
+    need(15)
+    x = volume(WIDE, layout).requires_grad_()
+    weight = torch.linspace(-0.5, 0.5, WIDE).bfloat16()
+    arguments = (weight,) if name == "prelu" else ()
+    y = getattr(ops, name)(x, *arguments)
+    (dx,) = torch.autograd.grad(y, x, y.detach())
+    for voxel in voxels(SPACE, WIDE):
+        at = (0, slice(None), *voxel)
+        exact = x.detach()[at].double()[None].requires_grad_()
+        expected = getattr(F, name)(exact, *(w.double() for w in arguments))
+        assert_near(y.detach()[at], expected.detach()[0])
+        assert_near(dx[at], torch.autograd.grad(expected, exact, expected)[0][0])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_grid_sample(layout: str) -> None:
+    """Every voxel is shown where it is: the grid is that of the volume itself."""
+    need(15)
+    space = (130, 100, 128)
+    channels = 2**31 // math.prod(space) + 2
+    x = volume(channels, layout, space)
+    grid = ops.affine_grid(torch.eye(3, 4)[None], [1, 1, *space], align_corners=False).bfloat16()
+    y = ops.grid_sample(x, grid, mode="nearest", align_corners=False)
+    assert y.numel() > 2**31
+    size = torch.tensor(list(reversed(space)), dtype=torch.float64)
+    for voxel in voxels(space, channels):
+        at = ((grid[(0, *voxel)].double() + 1) * size - 1) / 2
+        near = [int(i) for i in at.round().tolist()[::-1]]
+        if float((at - at.floor() - 0.5).abs().min()) < 0.05:
+            continue  # as near to the next one
+        inside = all(0 <= i < n for i, n in zip(near, space, strict=True))
+        value = x[(0, slice(None), *near)] if inside else torch.zeros(channels, dtype=x.dtype)
+        assert torch.equal(y[(0, slice(None), *voxel)], value)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_softmax_and_argmax(layout: str) -> None:
+    need(15)
+    x = volume(WIDE, layout).requires_grad_()
+    labels = ops.argmax(x.detach())
+    y = ops.softmax(x, 1)
+    dy = x.detach()
+    (dx,) = torch.autograd.grad(y, x, dy)
+    for voxel in voxels(SPACE, WIDE):
+        at = (0, slice(None), *voxel)
+        exact = x.detach()[at].double().requires_grad_()
+        expected = exact.softmax(0)
+        assert int(labels[(0, *voxel)]) == int(exact.argmax())
+        assert_near(y.detach()[at], expected.detach())
+        assert_near(dx[at], torch.autograd.grad(expected, exact, dy[at].double())[0], error=3e-2)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_argmax_of_more_labels_than_2_31(layout: str) -> None:
+    need(15)
+    space = (1400, 1300, 1200)
+    x = volume(2, layout, space)
+    labels = ops.argmax(x)
+    assert labels.numel() > 2**31
+    for voxel in voxels(space, 1):
+        assert int(labels[(0, *voxel)]) == int(x[(0, slice(None), *voxel)].double().argmax())
