@@ -1,9 +1,11 @@
 // The weights and biases of norms: few numbers, in the dtype of the input or in float32.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <vector>
 
+#include "ops/dtypes.h"
 #include "ops/tensors.h"
 
 namespace volnet {
@@ -16,22 +18,12 @@ inline std::vector<double> coefficients(const std::optional<Tensor>& given, int6
   VOLNET_CHECK(given->numel() == count, op, ": weight and bias must have ", count, " values, got ",
                shape_text(sizes_of(*given)));
   const Tensor dense = torch::stable::contiguous(*given);
-  for (int64_t i = 0; i < count; ++i) {
-    double& value = values[static_cast<size_t>(i)];
-    switch (dense.scalar_type()) {
-      case ScalarType::Float:
-        value = data<float>(dense)[i];
-        break;
-      case ScalarType::BFloat16:
-        value = to_float(data<bfloat16>(dense)[i]);
-        break;
-      case ScalarType::Double:
-        value = data<double>(dense)[i];
-        break;
-      default:
-        VOLNET_CHECK(false, op, ": weight and bias must be float32, float64 or bfloat16");
-    }
-  }
+  with_floating_type(dense.scalar_type(), op, "weight and bias", [&](auto type) {
+    const auto* const first = data<decltype(type)>(dense);
+    std::transform(first, first + count, values.begin(),
+                   [](auto value) { return static_cast<double>(to_float(value)); });
+    return 0;
+  });
   return values;
 }
 

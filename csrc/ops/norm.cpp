@@ -152,6 +152,7 @@ class Call {
         p(partition_of(sizes, layout, groups, per_image)),
         arguments_(arguments),
         x_(to_layout(input, layout, op)),
+        x_data_(data<S>(x_)),
         weight_(coefficients(arguments.weight, sizes[1], 1.0, op)),
         bias_(coefficients(arguments.bias, sizes[1], 0.0, op)),
         scratch_step_((norm::scratch_bytes(p.period) + 63) / 64 * 64),
@@ -159,7 +160,10 @@ class Call {
         coefficients_(6 * p.cells() * static_cast<int64_t>(sizeof(A)), op),
         results_(2 * p.cells() * p.pieces * static_cast<int64_t>(sizeof(double)), op),
         cells_(2 * p.cells() * static_cast<int64_t>(sizeof(double)), op) {
-    if (arguments.residual) residual_ = to_layout(*arguments.residual, layout, op);
+    if (arguments.residual) {
+      residual_ = to_layout(*arguments.residual, layout, op);
+      residual_data_ = data<S>(*residual_);
+    }
   }
 
   // Phases of the forward.
@@ -196,17 +200,17 @@ class Call {
       coefficient(2)[cell] = static_cast<A>(bias_[static_cast<size_t>(c)] - rest * scale);
     }
   }
-  void apply(Kernel kernel, int64_t matrix, int64_t k, int64_t worker, const Tensor& y) const {
+  void apply(Kernel kernel, int64_t matrix, int64_t k, int64_t worker, S* y) const {
     Piece at = piece(matrix, k);
-    at.y = mutable_data<S>(y) + offset(matrix, k);
+    at.y = y + offset(matrix, k);
     at.stream = streams();
     kernel(at, nullptr, scratch(worker));
   }
 
   // Phases of the backward.
-  void gradient_sums(Kernel kernel, int64_t matrix, int64_t k, int64_t worker, const Tensor& dy) const {
+  void gradient_sums(Kernel kernel, int64_t matrix, int64_t k, int64_t worker, const S* dy) const {
     Piece at = piece(matrix, k);
-    at.grad = data<S>(dy) + offset(matrix, k);
+    at.grad = dy + offset(matrix, k);
     kernel(at, results(matrix, k), scratch(worker));
   }
   // Makes of the sums of a set those of each cell, of dz and of dz * (x - mean) / std, and what dx needs.
@@ -235,12 +239,11 @@ class Call {
       coefficient(5)[cell] = static_cast<A>(by_one - by_x * rest);
     }
   }
-  void gradient(Kernel kernel, int64_t matrix, int64_t k, int64_t worker, const Tensor& dy, const Tensor& dx,
-                const std::optional<Tensor>& dz) const {
+  void gradient(Kernel kernel, int64_t matrix, int64_t k, int64_t worker, const S* dy, S* dx, S* dz) const {
     Piece at = piece(matrix, k);
-    at.grad = data<S>(dy) + offset(matrix, k);
-    at.y = mutable_data<S>(dx) + offset(matrix, k);
-    if (dz) at.dz_copy = mutable_data<S>(*dz) + offset(matrix, k);
+    at.grad = dy + offset(matrix, k);
+    at.y = dx + offset(matrix, k);
+    if (dz != nullptr) at.dz_copy = dz + offset(matrix, k);
     at.stream = streams();
     kernel(at, nullptr, scratch(worker));
   }
@@ -263,7 +266,9 @@ class Call {
  private:
   const Arguments& arguments_;
   const Tensor x_;
+  const S* const x_data_;  // asking a tensor takes as long as a short run of voxels
   std::optional<Tensor> residual_;
+  const S* residual_data_ = nullptr;
   const std::vector<double> weight_, bias_;
   const int64_t scratch_step_;
   const memory::Scratch scratch_, coefficients_, results_, cells_;
@@ -283,8 +288,8 @@ class Call {
     at.channels = p.channels;
     at.period = p.period;
     at.elements = p.size_of(k);
-    at.x = data<S>(x_) + offset(matrix, k);
-    if (residual_) at.residual = data<S>(*residual_) + offset(matrix, k);
+    at.x = x_data_ + offset(matrix, k);
+    if (residual_) at.residual = residual_data_ + offset(matrix, k);
     const int64_t cell = matrix * p.channels;
     at.center = coefficient(0) + cell;
     at.scale = coefficient(1) + cell;
@@ -338,13 +343,14 @@ std::tuple<Tensor, Tensor, Tensor> forward_as(const Tensor& x, int64_t groups, b
   }
   const Call<S> call(x, groups, per_image, arguments);
   const Kernel moments = kernels<S>().moments.best(), apply = kernels<S>().apply.best();
+  S* const result = mutable_data<S>(y);
   run(
       call.p, [&](int64_t matrix, int64_t k, int64_t worker) { call.moments(moments, matrix, k, worker); },
       [&](int64_t set) {
         call.finish_moments(set, means, variances);
         call.finish_coefficients(set, means, variances);
       },
-      [&](int64_t matrix, int64_t k, int64_t worker) { call.apply(apply, matrix, k, worker, y); });
+      [&](int64_t matrix, int64_t k, int64_t worker) { call.apply(apply, matrix, k, worker, result); });
   return {y, mean, variance};
 }
 
@@ -357,10 +363,12 @@ Tensor apply_as(const Tensor& x, const Tensor& mean, const Tensor& variance, con
   if (x.numel() == 0) return y;
   const Call<S> call(x, mean.size(1), of_images(x, mean), arguments);
   const Kernel apply = kernels<S>().apply.best();
+  const double *const means = data<double>(mean), *const variances = data<double>(variance);
+  S* const result = mutable_data<S>(y);
   run(
       call.p, [](int64_t, int64_t, int64_t) {},
-      [&](int64_t set) { call.finish_coefficients(set, data<double>(mean), data<double>(variance)); },
-      [&](int64_t matrix, int64_t k, int64_t worker) { call.apply(apply, matrix, k, worker, y); });
+      [&](int64_t set) { call.finish_coefficients(set, means, variances); },
+      [&](int64_t matrix, int64_t k, int64_t worker) { call.apply(apply, matrix, k, worker, result); });
   return y;
 }
 
@@ -386,15 +394,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward_as(const Tensor& grad, const
   const Tensor dy = to_layout(grad, layout, op);
   const Call<S> call(x, mean.size(1), of_images(x, mean), arguments);
   const Kernel sums = kernels<S>().gradient_sums.best(), gradient = kernels<S>().gradient.best();
-  const double* const means = data<double>(mean);
-  const double* const variances = data<double>(variance);
+  const double *const means = data<double>(mean), *const variances = data<double>(variance);
+  const S* const from = data<S>(dy);
+  S *const to = mutable_data<S>(dx), *const copy = dz ? mutable_data<S>(*dz) : nullptr;
   for (int64_t set = 0; set < call.p.sets; ++set) call.finish_coefficients(set, means, variances);
   run(
       call.p,
-      [&](int64_t matrix, int64_t k, int64_t worker) { call.gradient_sums(sums, matrix, k, worker, dy); },
+      [&](int64_t matrix, int64_t k, int64_t worker) { call.gradient_sums(sums, matrix, k, worker, from); },
       [&](int64_t set) { call.finish_gradient(set, means, variances, constant); },
       [&](int64_t matrix, int64_t k, int64_t worker) {
-        call.gradient(gradient, matrix, k, worker, dy, dx, dz);
+        call.gradient(gradient, matrix, k, worker, from, to, copy);
       });
   return {dx, call.over_images(1), call.over_images(0), dz.value_or(none)};
 }

@@ -42,6 +42,9 @@ inline const E* of_columns(const void* of_channels, const Piece& p, E*& scratch)
   return columns;
 }
 
+// The values that are done in a loop without a break: of one channel all columns are the same.
+inline int64_t row_of(const Piece& p) { return p.channels == 1 ? p.elements : p.period; }
+
 // A cache line of what is read next: the hardware's prefetch stops at the end of a page.
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
 constexpr int64_t ahead = 4096;  // bytes
@@ -207,15 +210,16 @@ void apply_as(const Piece& p, void* scratch) {
   S* y = static_cast<S*>(p.y);
   const T slope = T::broadcast(static_cast<E>(p.negative_slope));
   const bool stream = can_stream<T, S>(p, y);
-  for (int64_t left = p.elements; left > 0; left -= p.period) {
-    const int64_t values = std::min(p.period, left), whole = values / T::width * T::width;
+  const int64_t row = row_of(p), moves = p.channels == 1 ? 0 : 1;
+  for (int64_t left = p.elements; left > 0; left -= row) {
+    const int64_t values = std::min(row, left), whole = values / T::width * T::width;
     const S* r = residual;
     for (int64_t j = 0; j < whole; j += T::width) {
-      apply_to<activation, T>(c, j, x + j, r == nullptr ? r : r + j, T::width, slope, stream, y + j);
+      apply_to<activation, T>(c, j * moves, x + j, r == nullptr ? r : r + j, T::width, slope, stream, y + j);
     }
     if (whole < values) {
-      apply_to<activation, T>(c, whole, x + whole, r == nullptr ? r : r + whole, values - whole, slope, false,
-                              y + whole);
+      apply_to<activation, T>(c, whole * moves, x + whole, r == nullptr ? r : r + whole, values - whole,
+                              slope, false, y + whole);
     }
     x += values;
     y += values;
@@ -397,13 +401,14 @@ void gradient_as(const Piece& p, void* scratch) {
                              of_columns(p.constant, p, columns)};
   const T slope = T::broadcast(static_cast<E>(p.negative_slope));
   const bool stream = can_stream<T, S>(p, p.y);
-  for (int64_t row = 0; row < p.elements; row += p.period) {
-    const int64_t values = std::min(p.period, p.elements - row), whole = values / T::width * T::width;
+  const int64_t row = row_of(p), moves = p.channels == 1 ? 0 : 1;
+  for (int64_t begin = 0; begin < p.elements; begin += row) {
+    const int64_t values = std::min(row, p.elements - begin), whole = values / T::width * T::width;
     for (int64_t j = 0; j < whole; j += T::width) {
-      gradient_at<activation, T, S>(p, c, g, j, row + j, T::width, slope, stream);
+      gradient_at<activation, T, S>(p, c, g, j * moves, begin + j, T::width, slope, stream);
     }
     if (whole < values) {
-      gradient_at<activation, T, S>(p, c, g, whole, row + whole, values - whole, slope, false);
+      gradient_at<activation, T, S>(p, c, g, whole * moves, begin + whole, values - whole, slope, false);
     }
   }
   if (stream) VecBytes::stream_end();
