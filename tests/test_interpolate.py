@@ -142,6 +142,15 @@ def test_results_larger_than_the_caches(dtype, mode, layout):
     )
 
 
+@pytest.mark.parametrize("mode", ["nearest", "trilinear"])
+def test_planes_that_are_made_in_blocks(mode):
+    x = torch.randn(1, 2, 4, 203, 251, generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = F.interpolate(x.float(), size=(9, 407, 512), mode=mode)
+    y = ops.interpolate(x, size=(9, 407, 512), mode=mode)
+    # One rounding, and the order of float32 sums, which may change its direction.
+    torch.testing.assert_close(y.float(), expected, rtol=2**-8, atol=1e-6)
+
+
 def test_infinities_stay_in_their_voxels():
     # An output with fewer taps than its neighbours must not read more than it has.
     x = torch.zeros(1, 2, 2, 2, 50)

@@ -108,8 +108,8 @@ struct Blocks {
   }
 };
 
-// The more rows in a block, the fewer are summed over d twice, by neighbouring blocks; but the planes that
-// are summed, and their sum, should stay in a core's second cache until the next plane of the result.
+// The more rows in a block, the fewer are summed twice, by neighbouring blocks; but the planes that are
+// summed over d, and their sum, should stay in a core's second cache until the next plane of the result.
 template <class A>
 Blocks choose_blocks(const Map<A>& d, const Map<A>& h, int64_t row_bytes) {
   constexpr int64_t cache = int64_t{1} << 20, least_rows = 4;
@@ -132,7 +132,11 @@ void run(const Volume& volume, Layout5 layout, const Maps<A>& maps, const char* 
   const Kernel<A> kernel =
       !vector ? available.plain_any_size : (plain ? available.plain : available.channels_last)->best();
   const LaneTable<A> lanes(plain ? w : Map<A>{}, kernel.width);
-  const Blocks blocks = choose_blocks(d, h, w.in * channels * static_cast<int64_t>(sizeof(A)));
+  // float32 results are as fast as memory either way.
+  const bool w_first = plain && sizeof(R) < sizeof(A) && d.out * h.out > d.in * h.in && w.out >= w.in &&
+                       fits_w_first(d, lanes.view());
+  const Blocks blocks =
+      choose_blocks(d, h, (w_first ? w.out : w.in) * channels * static_cast<int64_t>(sizeof(A)));
 
   // Larger results have left a core's own caches by the time they are read. Streams are of whole vectors, and
   // the part of a line that a row of plain layout leaves is filled by the next row.
@@ -159,21 +163,22 @@ void run(const Volume& volume, Layout5 layout, const Maps<A>& maps, const char* 
                          volume.image_step,
                          volume.plane_step,
                          volume.row_step,
-                         stream};
+                         stream,
+                         w_first};
 
   constexpr int64_t piece_elements = int64_t{1} << 16;
   const int64_t slabs = images * count * d.out;
   const int64_t slab_work =
       std::max(blocks.rows * row, blocks.most * w.in * channels * std::max<int64_t>(d.taps, 1));
-  const int64_t slabs_per_piece = std::max<int64_t>(piece_elements / std::max<int64_t>(slab_work, 1), 1);
+  // With w first the planes that are kept serve all the slabs of a piece.
+  const int64_t least_slabs = w_first ? std::min<int64_t>(d.out, 16) : 1;
+  const int64_t slabs_per_piece = std::max(piece_elements / std::max<int64_t>(slab_work, 1), least_slabs);
   const int64_t pieces = (slabs + slabs_per_piece - 1) / slabs_per_piece;
-  const int64_t scratch_elements = round_up(planes_scratch(params) + row_scratch(params));
-  const memory::Scratch scratch(worker_count(pieces) * scratch_elements * static_cast<int64_t>(sizeof(A)),
-                                op);
+  const int64_t elements = scratch_elements(params);
+  const memory::Scratch scratch(worker_count(pieces) * elements * static_cast<int64_t>(sizeof(A)), op);
   for_each_piece(pieces, [&](int64_t piece, int64_t worker) {
     const int64_t begin = piece * slabs_per_piece;
-    kernel.run(params, begin, std::min(begin + slabs_per_piece, slabs),
-               scratch.as<A>() + worker * scratch_elements);
+    kernel.run(params, begin, std::min(begin + slabs_per_piece, slabs), scratch.as<A>() + worker * elements);
   });
 }
 

@@ -32,9 +32,10 @@ inline Taps<A> taps_of(const Map<A>& map, int64_t output) {
 }
 
 // `blocks` vectors from offset i of the sum over taps of weight * x[index * step + i], the last of them with
-// `last` elements.
+// `last` elements. Not inlined, the sums would lie in memory.
 template <int blocks, class V, class S>
-inline void sum_taps(V* sum, const S* x, int64_t step, Taps<typename V::element> taps, int64_t last) {
+inline __attribute__((always_inline)) void sum_taps(V* sum, const S* x, int64_t step,
+                                                    Taps<typename V::element> taps, int64_t last) {
   if (taps.count == 2) {  // linear interpolation: worth a loop of its own
     const V weight = V::broadcast(taps.weight[0]), other = V::broadcast(taps.weight[1]);
     const S *from = x + taps.index[0] * step, *to = x + taps.index[1] * step;
@@ -59,25 +60,37 @@ inline void sum_taps(V* sum, const S* x, int64_t step, Taps<typename V::element>
   }
 }
 
-// to[i] = sum over taps of weight * x[index * step + i] for i < n; `to` has room for the whole last vector,
-// which is filled with zeros.
-template <class V, class S>
-inline void combine(const S* x, int64_t step, Taps<typename V::element> taps, int64_t n,
-                    typename V::element* to) {
+// to[i] = sum over taps of weight * x[index * step + i] for i < n. Scratch, `to` in the type of the sums, has
+// room for the whole last vector, which is filled with zeros. Inlined too: rows are short, and the taps would
+// go through the stack.
+template <bool stream, class V, class S, class R>
+inline __attribute__((always_inline)) void combine(const S* x, int64_t step, Taps<typename V::element> taps,
+                                                   int64_t n, R* to) {
   int64_t i = 0;
   V sum[most_blocks];
   for (; i + most_blocks * V::width <= n; i += most_blocks * V::width) {
     sum_taps<most_blocks>(sum, x + i, step, taps, V::width);
 #pragma GCC unroll 4
-    for (int b = 0; b < most_blocks; ++b) sum[b].store(to + i + b * V::width);
+    for (int b = 0; b < most_blocks; ++b) put<stream>(sum[b], to + i + b * V::width, V::width);
   }
-  for (; i + V::width <= n; i += V::width) {
+  if (i + 2 * V::width <= n) {
+    sum_taps<2>(sum, x + i, step, taps, V::width);
+    put<stream>(sum[0], to + i, V::width);
+    put<stream>(sum[1], to + i + V::width, V::width);
+    i += 2 * V::width;
+  }
+  if (i + V::width <= n) {
     sum_taps<1>(sum, x + i, step, taps, V::width);
-    sum[0].store(to + i);
+    put<stream>(sum[0], to + i, V::width);
+    i += V::width;
   }
   if (i < n) {
     sum_taps<1>(sum, x + i, step, taps, n - i);
-    sum[0].store(to + i);
+    if constexpr (std::is_same_v<R, typename V::element>) {
+      sum[0].store(to + i);  // a load of a whole vector would wait for a masked store
+    } else {
+      put<stream>(sum[0], to + i, n - i);
+    }
   }
 }
 
@@ -183,24 +196,25 @@ inline void plane_rows(const Params<typename V::element>& p, const S* plane, int
     const auto taps = taps_of(p.h, h);
     R* to = y + h * p.row_step;
     if constexpr (plain) {
-      combine<V>(plane, length, taps, length, row);
+      combine<false, V>(plane, length, taps, length, row);
       plain_row<stream, V>(p, row, to);
     } else if (p.h.selects) {
       channels_last_row<stream, V>(p, plane + *taps.index * length, to);
     } else {
-      combine<V>(plane, length, taps, length, row);
+      combine<false, V>(plane, length, taps, length, row);
       channels_last_row<stream, V>(p, row, to);
     }
   }
 }
 
+// The slabs with d first.
 template <bool stream, bool plain, class V, class S, class R>
-inline void slabs(const Params<typename V::element>& p, int64_t slab_begin, int64_t slab_end,
-                  typename V::element* scratch) {
+inline void slabs_d_first(const Params<typename V::element>& p, int64_t slab_begin, int64_t slab_end,
+                          typename V::element* scratch) {
   const int64_t length = p.w.in * p.channels, plane = p.h.in * length;
   auto* planes = scratch;
   auto* row = scratch + planes_scratch(p);
-  std::fill_n(row + round_up(length), 3 * widest, 0);
+  std::fill(row + length, row + row_scratch(p), 0);
   for (int64_t slab = slab_begin; slab < slab_end; ++slab) {
     const int64_t d = slab % p.d.out, block = slab / p.d.out % p.blocks, image = slab / (p.d.out * p.blocks);
     const int64_t begin = block * p.rows, end = std::min(begin + p.rows, p.h.out);
@@ -211,10 +225,63 @@ inline void slabs(const Params<typename V::element>& p, int64_t slab_begin, int6
       plane_rows<stream, plain, V>(p, x + *taps.index * plane, 0, begin, end, row, y);
     } else {
       const int64_t first = p.first_row[block], rows = p.last_row[block] - first;
-      combine<V>(x + first * length, plane, taps, rows * length, planes);
+      combine<false, V>(x + first * length, plane, taps, rows * length, planes);
       plane_rows<stream, plain, V>(p, planes, first, begin, end, row, y);
     }
   }
+}
+
+// The slabs with w first.
+template <bool stream, class V, class S, class R>
+inline void slabs_w_first(const Params<typename V::element>& p, int64_t slab_begin, int64_t slab_end,
+                          typename V::element* scratch) {
+  using A = typename V::element;
+  const int64_t in = p.w.in, out = p.w.out, plane = p.h.in * in, room = plane_room(p);
+  A *sum = scratch + p.d.taps * room, *rows = sum + room;
+  std::fill(rows, scratch + scratch_elements(p), A{0});
+  const A one = 1;
+  const int64_t zero = 0;
+  int64_t kept[most_planes];  // the planes of x that scratch holds, summed over w
+  int64_t kept_of = -1;       // and the image and block that they are of
+  for (int64_t slab = slab_begin; slab < slab_end; ++slab) {
+    const int64_t d = slab % p.d.out, block = slab / p.d.out % p.blocks, image = slab / (p.d.out * p.blocks);
+    const int64_t begin = block * p.rows, end = std::min(begin + p.rows, p.h.out);
+    const int64_t first = p.first_row[block], count = p.last_row[block] - first;
+    const auto* x = static_cast<const S*>(p.source) + image * p.d.in * plane + first * in;
+    auto* y = static_cast<R*>(p.result) + image * p.image_step + d * p.plane_step;
+    if (slab / p.d.out != kept_of) std::fill_n(kept, most_planes, -1);
+    kept_of = slab / p.d.out;
+    const auto taps = taps_of(p.d, d);
+    int64_t places[most_planes];
+    for (int64_t k = 0; k < taps.count; ++k) {
+      const int64_t from = taps.index[k], at = places[k] = from % p.d.taps;
+      if (kept[at] == from) continue;
+      kept[at] = from;
+      // All rows before any is picked from: a load waits for a store that it straddles.
+      combine<false, V>(x + from * plane, 0, Taps<A>{1, &zero, &one}, count * in, rows);
+      for (int64_t i = 0; i < count; ++i) {
+        plain_row<false, V>(p, rows + i * in, scratch + at * room + i * out);
+      }
+    }
+    const A* from = scratch + places[0] * room;
+    if (!p.d.selects) {
+      combine<false, V>(scratch, room, Taps<A>{taps.count, places, taps.weight}, count * out, sum);
+      from = sum;
+    }
+    from -= first * out;
+    for (int64_t h = begin; h < end; ++h) {
+      combine<stream, V>(from, out, taps_of(p.h, h), out, y + h * p.row_step);
+    }
+  }
+}
+
+template <bool stream, bool plain, class V, class S, class R>
+inline void slabs(const Params<typename V::element>& p, int64_t slab_begin, int64_t slab_end,
+                  typename V::element* scratch) {
+  if constexpr (plain && sizeof(R) < sizeof(typename V::element)) {
+    if (p.w_first) return slabs_w_first<stream, V, S, R>(p, slab_begin, slab_end, scratch);
+  }
+  slabs_d_first<stream, plain, V, S, R>(p, slab_begin, slab_end, scratch);
 }
 
 template <bool plain, class V, class S, class R>

@@ -11,7 +11,10 @@
 // Work comes in slabs: slab (image * blocks + block) * D + d is plane d of the result, restricted to the rows
 // [block * rows, (block + 1) * rows) of h; an image is one channel in plain layout, all of them in channels
 // last. First d is summed, for all the rows of x that the slab needs, into scratch; then h, row by row; then
-// w. Any set of slabs can be made by itself.
+// w. Or, in plain layout where the result has more rows than x and is narrower than A (Params::w_first), w is
+// summed first, in the planes of x that the slab needs, which are kept for the slab after it; then d; then h,
+// into the result: the sums that are made for every voxel of it are then the cheap ones, of whole rows. Any
+// set of slabs can be made by itself.
 #pragma once
 
 #include <cstdint>
@@ -56,28 +59,55 @@ struct Params {
   const int64_t* last_row;                   // and the one after the last
   int64_t image_step, plane_step, row_step;  // of the result, elements
   bool stream;                               // rows are whole vectors and go past the caches
+  bool w_first;                              // only where fits_w_first says so
 };
 
 inline constexpr int64_t widest = 16;  // lanes of the widest Vec
 
 static inline int64_t round_up(int64_t n) { return (n + widest - 1) / widest * widest; }
 
-// Elements of A that a call needs: the planes summed over d, and a row summed over h, which is read up to two
-// vectors past its end.
+// With w first, planes are kept at their index modulo the number of taps.
+inline constexpr int64_t most_planes = 4;
 template <class A>
-int64_t planes_scratch(const Params<A>& p) {
-  if (p.d.selects) return 0;
+bool fits_w_first(const Map<A>& d, const Lanes<A>& lanes) {
+  bool fits = d.taps <= most_planes && lanes.reach != Reach::anywhere;
+  for (int64_t o = 0; o < d.out; ++o) {
+    const int64_t* taps = d.index + o * d.taps;
+    for (int64_t k = 1; k < d.count[o]; ++k) fits = fits && taps[k] - taps[0] < d.taps && taps[k] >= taps[0];
+    fits = fits && d.count[o] > 0;
+  }
+  return fits;
+}
+
+// Elements of A that a call needs: the planes summed over d, and some rows summed over h, which are read up
+// to two vectors past their ends; with w first, planes summed over w, one that is their sum over d, and one
+// of x.
+template <class A>
+int64_t most_rows(const Params<A>& p) {
   int64_t most = 0;
   for (int64_t b = 0; b < p.blocks; ++b)
     most = most < p.last_row[b] - p.first_row[b] ? p.last_row[b] - p.first_row[b] : most;
-  return round_up(most * p.w.in * p.channels) + widest;
+  return most;
+}
+template <class A>
+int64_t planes_scratch(const Params<A>& p) {
+  return p.d.selects ? 0 : round_up(most_rows(p) * p.w.in * p.channels);
 }
 template <class A>
 int64_t row_scratch(const Params<A>& p) {
   return round_up(p.w.in * p.channels) + 3 * widest;
 }
+template <class A>
+int64_t plane_room(const Params<A>& p) {
+  return round_up(most_rows(p) * p.w.out);
+}
+template <class A>
+int64_t scratch_elements(const Params<A>& p) {
+  if (!p.w_first) return planes_scratch(p) + row_scratch(p);
+  return (p.d.taps + 1) * plane_room(p) + round_up(most_rows(p) * p.w.in) + 3 * widest;
+}
 
-// scratch: planes_scratch + row_scratch elements of the calling thread, 64-byte aligned.
+// scratch: scratch_elements of the calling thread, 64-byte aligned.
 template <class A>
 struct Kernel {
   void (*run)(const Params<A>&, int64_t slab_begin, int64_t slab_end, A* scratch);
