@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
@@ -28,8 +27,8 @@ _MIN_BODY_ML = 1000.0
 def resample(ct: CTVolume, spacing: Sequence[float]) -> CTVolume:
     """The volume at another spacing, mm (d, h, w), by linear interpolation; same extent, still int16.
 
-    Coarser spacings are sampled, not averaged; fractions of a HU are cut off. Everything but voxels and
-    geometry is kept.
+    Coarser spacings are sampled, not averaged; rounded to whole HU. Everything but voxels and geometry is
+    kept.
 
     Raises:
         ValueError: ``spacing`` is not three positive numbers.
@@ -41,18 +40,7 @@ def resample(ct: CTVolume, spacing: Sequence[float]) -> CTVolume:
     geometry = ct.geometry.resampled(spacing)
     if geometry == ct.geometry:
         return replace(ct)
-    image = sitk.GetImageFromArray(ct.voxels)
-    image.SetSpacing(ct.geometry.spacing[::-1])
-    # Position and orientation are the same on both sides: they are left out, and ITK walks along the axes.
-    start = ct.geometry.lps_to_voxel(geometry.origin) * ct.geometry.spacing
-    sampler = sitk.ResampleImageFilter()
-    sampler.SetInterpolator(sitk.sitkLinear)
-    sampler.SetSize(geometry.shape[::-1])
-    sampler.SetOutputOrigin(start[::-1].tolist())
-    sampler.SetOutputSpacing(geometry.spacing[::-1])
-    sampler.SetDefaultPixelValue(AIR_HU)
-    voxels = sitk.GetArrayFromImage(sampler.Execute(image))
-    return replace(ct, voxels=voxels, geometry=geometry)
+    return resample_to(ct, geometry)
 
 
 def resample_to(ct: CTVolume, geometry: Geometry, mode: str = "linear") -> CTVolume:
