@@ -135,7 +135,8 @@ Tensor input_gradient(const Tensor& dy_any, const Tensor& places, const std::vec
     // A part looks at all places, so there are no more than keep the workers busy; whoever adds up a voxel
     // does it in the order of the places.
     constexpr int64_t block = 64 / static_cast<int64_t>(sizeof(A)) * 2;
-    const int64_t blocks = (channels + block - 1) / block, wanted = worker_count(int64_t{1} << 20) * 4;
+    const int64_t workers = worker_count(int64_t{1} << 20), wanted = workers == 1 ? 1 : workers * 2;
+    const int64_t blocks = (channels + block - 1) / block;
     const int64_t slabs = std::clamp<int64_t>(wanted / (sizes[0] * blocks), 1, sizes[2]);
     const ScatterKernel kernel = Kernels<T>::input.best();
     for_each_piece(sizes[0] * blocks * slabs, [&](int64_t piece, int64_t) {
@@ -162,16 +163,18 @@ Tensor grid_gradient(const Tensor& dy_any, const Tensor& input, const Tensor& pl
   const Tensor grid = torch::stable::contiguous(places);
   Tensor dgrid = empty_plain<T>(sizes_of(places), op);
   if (numel(sizes_of(places)) == 0) return dgrid;
-  const Tensor x = to_layout(input, Layout5::channels_last, op),
-               dy = to_layout(dy_any, Layout5::channels_last, op);
-  Params params = params_of(x, grid, arguments);
-  params.dy = dy.const_data_ptr();
-  params.result = dgrid.mutable_data_ptr();
-  if (params.channels == 0) {
+  if (input.size(1) == 0 || arguments.nearest) {
     std::fill_n(mutable_data<T>(dgrid), numel(sizes_of(places)), T{});
     return dgrid;
   }
-  run(Kernels<T>::grid.best(), params, input.size(0));
+  const bool plain = std::is_same_v<T, float> && input.size(1) <= few_channels &&
+                     grid_sample::fits_plain(params_of(input, grid, arguments));
+  const Layout5 layout = plain ? Layout5::plain : Layout5::channels_last;
+  const Tensor x = to_layout(input, layout, op), dy = to_layout(dy_any, layout, op);
+  Params params = params_of(x, grid, arguments);
+  params.dy = dy.const_data_ptr();
+  params.result = dgrid.mutable_data_ptr();
+  run(plain ? grid_sample::backward_grid_plain_f32.best() : Kernels<T>::grid.best(), params, input.size(0));
   return dgrid;
 }
 

@@ -94,6 +94,12 @@ inline Corners<A> corners_of(const Params& p, const Places<A>& places, int64_t i
   const A wx[2] = {places.x.lower_weight[i], places.x.upper_weight[i]};
   const A wy[2] = {places.y.lower_weight[i], places.y.upper_weight[i]};
   const A wz[2] = {places.z.lower_weight[i], places.z.upper_weight[i]};
+  if (p.nearest) {
+    corners.count = wx[0] * wy[0] * wz[0] != 0;
+    corners.voxel[0] = (places.z.lower[i] * p.h + places.y.lower[i]) * p.w + places.x.lower[i];
+    corners.weight[0] = 1;
+    return corners;
+  }
   if (wx[0] * wx[1] * wy[0] * wy[1] * wz[0] * wz[1] != 0) {  // most places: all eight
     const int64_t row = (places.z.lower[i] * p.h + places.y.lower[i]) * p.w + places.x.lower[i];
 #pragma GCC unroll 8
@@ -178,29 +184,34 @@ inline void forward(const Params& p, int64_t begin, int64_t end) {
   }
 }
 
+// The voxel of each corner, in a channel.
+inline void corner_voxels(const Params& p, const Places<float>& places, int32_t (&voxel)[8][chunk]) {
+  const auto height = static_cast<int32_t>(p.h), width = static_cast<int32_t>(p.w);
+  for (int k = 0; k < 8; ++k) {
+    const auto* xs = k & 1 ? places.x.upper : places.x.lower;
+    const auto* ys = k & 2 ? places.y.upper : places.y.lower;
+    const auto* zs = k & 4 ? places.z.upper : places.z.lower;
+    for (int i = 0; i < chunk; ++i) voxel[k][i] = (zs[i] * height + ys[i]) * width + xs[i];
+  }
+}
+
 // Plain layout, float32: places are the lanes.
 inline void forward_plain(const Params& p, int64_t begin, int64_t end) {
   Places<float> places;
   alignas(64) int32_t voxel[8][chunk];
   alignas(64) float weight[8][chunk];
   const int64_t voxels = p.d * p.h * p.w;
-  const auto height = static_cast<int32_t>(p.h), width = static_cast<int32_t>(p.w);
   for (int64_t image = begin / p.points; begin < end; ++image) {
     const int64_t stop = std::min(end, (image + 1) * p.points);
     for (; begin < stop; begin += chunk) {
       const int64_t count = std::min(chunk, stop - begin);
       place(p, static_cast<const float*>(p.grid) + begin * 3, count, places);
+      corner_voxels(p, places, voxel);
       for (int k = 0; k < 8; ++k) {
-        const auto* xs = k & 1 ? places.x.upper : places.x.lower;
-        const auto* ys = k & 2 ? places.y.upper : places.y.lower;
-        const auto* zs = k & 4 ? places.z.upper : places.z.lower;
         const auto* wx = k & 1 ? places.x.upper_weight : places.x.lower_weight;
         const auto* wy = k & 2 ? places.y.upper_weight : places.y.lower_weight;
         const auto* wz = k & 4 ? places.z.upper_weight : places.z.lower_weight;
-        for (int i = 0; i < chunk; ++i) {
-          voxel[k][i] = (zs[i] * height + ys[i]) * width + xs[i];
-          weight[k][i] = wx[i] * wy[i] * wz[i];
-        }
+        for (int i = 0; i < chunk; ++i) weight[k][i] = wx[i] * wy[i] * wz[i];
       }
       for (int64_t c = 0; c < p.channels; ++c) {
         const auto* x = static_cast<const float*>(p.x) + (image * p.channels + c) * voxels;
@@ -222,6 +233,8 @@ inline void forward_plain(const Params& p, int64_t begin, int64_t end) {
     begin = stop;
   }
 }
+
+constexpr int64_t few = 4;  // channels
 
 template <class V, class T>
 inline void backward_input(const Params& p, const Part& part) {
@@ -246,6 +259,13 @@ inline void backward_input(const Params& p, const Part& part) {
     for (int64_t i = 0; i < count; ++i) {
       const Corners<A> corners = corners_of(p, places, i);
       const T* dy = static_cast<const T*>(p.dy) + (at + i) * p.channels;
+      if (p.channels <= few) {  // a masked load would wait for the masked store of the place before
+        for (int k = 0; k < corners.count; ++k) {
+          A* to = dx + corners.voxel[k] * p.channels;
+          for (int64_t c = 0; c < p.channels; ++c) to[c] += to_float(dy[c]) * corners.weight[k];
+        }
+        continue;
+      }
       for (int64_t c = part.c_begin; c < part.c_end; c += V::width) {
         const int64_t left = part.c_end - c;
         const V gradient = load_up_to<V>(dy + c, left);
@@ -258,6 +278,7 @@ inline void backward_input(const Params& p, const Part& part) {
   }
 }
 
+// Mode bilinear.
 template <class V, class T>
 inline void backward_grid(const Params& p, int64_t begin, int64_t end) {
   using A = typename V::element;
@@ -271,7 +292,7 @@ inline void backward_grid(const Params& p, int64_t begin, int64_t end) {
       for (int64_t i = 0; i < count; ++i) {
         const T* dy = static_cast<const T*>(p.dy) + (begin + i) * p.channels;
         A gx = 0, gy = 0, gz = 0;
-        for (int k = 0; k < 8 && !p.nearest; ++k) {
+        for (int k = 0; k < 8; ++k) {
           const bool ux = k & 1, uy = k & 2, uz = k & 4;
           const A sx = ux ? places.x.upper_slope[i] : places.x.lower_slope[i];
           const A sy = uy ? places.y.upper_slope[i] : places.y.lower_slope[i];
@@ -305,6 +326,56 @@ inline void backward_grid(const Params& p, int64_t begin, int64_t end) {
   }
 }
 
+// Plain layout, float32, mode bilinear: places are the lanes.
+inline void backward_grid_plain(const Params& p, int64_t begin, int64_t end) {
+  Places<float> places;
+  alignas(64) int32_t voxel[8][chunk];
+  alignas(64) float gradient[3][chunk];
+  const int64_t voxels = p.d * p.h * p.w;
+  for (int64_t image = begin / p.points; begin < end; ++image) {
+    const int64_t stop = std::min(end, (image + 1) * p.points);
+    for (; begin < stop; begin += chunk) {
+      const int64_t count = std::min(chunk, stop - begin), at = begin - image * p.points;
+      place(p, static_cast<const float*>(p.grid) + begin * 3, count, places);
+      corner_voxels(p, places, voxel);
+      const auto* x = static_cast<const float*>(p.x) + image * p.channels * voxels;
+      const auto* dy = static_cast<const float*>(p.dy) + image * p.channels * p.points + at;
+      for (int64_t i = 0; i < count; i += Vec::width) {
+        Vec gx = Vec::zero(), gy = Vec::zero(), gz = Vec::zero();
+        for (int k = 0; k < 8; ++k) {
+          const Vec sx = Vec::load((k & 1 ? places.x.upper_slope : places.x.lower_slope) + i);
+          const Vec sy = Vec::load((k & 2 ? places.y.upper_slope : places.y.lower_slope) + i);
+          const Vec sz = Vec::load((k & 4 ? places.z.upper_slope : places.z.lower_slope) + i);
+          const Vec wx = Vec::load((k & 1 ? places.x.upper_weight : places.x.lower_weight) + i);
+          const Vec wy = Vec::load((k & 2 ? places.y.upper_weight : places.y.lower_weight) + i);
+          const Vec wz = Vec::load((k & 4 ? places.z.upper_weight : places.z.lower_weight) + i);
+          const Vec of_x = sx * wy * wz, of_y = wx * sy * wz, of_z = wx * wy * sz;
+          Vec product = Vec::zero();
+          for (int64_t c = 0; c < p.channels; ++c) {
+            product = Vec::fma(Vec::gather(x + c * voxels, voxel[k] + i),
+                               load_up_to<Vec>(dy + c * p.points + i, count - i), product);
+          }
+          // A corner that does not count may hold anything, infinity too.
+          const auto none =
+              Vec::equal(Vec::max(of_x * of_x, Vec::max(of_y * of_y, of_z * of_z)), Vec::zero());
+          product = Vec::select(none, Vec::zero(), product);
+          gx = Vec::fma(product, of_x, gx);
+          gy = Vec::fma(product, of_y, gy);
+          gz = Vec::fma(product, of_z, gz);
+        }
+        gx.store(gradient[0] + i);
+        gy.store(gradient[1] + i);
+        gz.store(gradient[2] + i);
+      }
+      float* dgrid = static_cast<float*>(p.result) + begin * 3;
+      for (int64_t i = 0; i < count; ++i) {
+        for (int axis = 0; axis < 3; ++axis) dgrid[3 * i + axis] = gradient[axis][i];
+      }
+    }
+    begin = stop;
+  }
+}
+
 #define VOLNET_DEFINE(DTYPE, V, T)                                                                    \
   void forward_##DTYPE(const Params& p, int64_t begin, int64_t end) { forward<V, T>(p, begin, end); } \
   void backward_input_##DTYPE(const Params& p, const Part& part) { backward_input<V, T>(p, part); }   \
@@ -314,3 +385,6 @@ inline void backward_grid(const Params& p, int64_t begin, int64_t end) {
 VOLNET_DEFINE(f32, Vec, float)
 VOLNET_DEFINE(bf16, Vec, bfloat16)
 void forward_plain_f32(const Params& p, int64_t begin, int64_t end) { forward_plain(p, begin, end); }
+void backward_grid_plain_f32(const Params& p, int64_t begin, int64_t end) {
+  backward_grid_plain(p, begin, end);
+}

@@ -6,12 +6,13 @@
 // else at their outer edges. Mode `nearest` has one corner of weight 1. Corners outside count zero
 // (Padding::zeros); or the place is brought inside first, to the border or mirrored at it.
 //
-// Layouts: x [N, D, H, W, C] and y [N, points, C] dense, or, in the plain kernel, x [N, C, D, H, W] and y
+// Layouts: x [N, D, H, W, C] and y [N, points, C] dense, or, in the plain kernels, x [N, C, D, H, W] and y
 // [N, C, points]; grid [N, points, 3] dense. No alignment is asked for; nothing may alias. Sums are made in
 // float32 for bfloat16.
 //
 // Backward: dx[n, v, c] = sum over the places p and their corners k that are v: weight[k] * dy[n, p, c], in
-// the order of the places whoever computes it; dgrid is the derivative of y by the place.
+// the order of the places whoever computes it; dgrid is the derivative of y by the place, zero with
+// `nearest`, which the kernels do not take.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +44,7 @@ struct Part {
 };
 using ScatterKernel = void (*)(const Params&, const Part&);
 
-// The plain kernel takes offsets in a channel as int32. No kernel takes more than 2^31 - 2 voxels on an axis.
+// The plain kernels take offsets in a channel as int32. No kernel takes more than 2^31 - 2 voxels on an axis.
 bool fits_plain(const Params& params);
 
 #define VOLNET_DECLARE(DTYPE)                                      \
@@ -55,21 +56,25 @@ VOLNET_DECLARE(f32)
 VOLNET_DECLARE(bf16)
 VOLNET_DECLARE(f64)
 void forward_plain_f32(const Params&, int64_t begin, int64_t end);
+void backward_grid_plain_f32(const Params&, int64_t begin, int64_t end);
 }  // namespace scalar
 namespace avx2 {
 VOLNET_DECLARE(f32)
 VOLNET_DECLARE(bf16)
 void forward_plain_f32(const Params&, int64_t begin, int64_t end);
+void backward_grid_plain_f32(const Params&, int64_t begin, int64_t end);
 }  // namespace avx2
 namespace avx512 {
 VOLNET_DECLARE(f32)
 VOLNET_DECLARE(bf16)
 void forward_plain_f32(const Params&, int64_t begin, int64_t end);
+void backward_grid_plain_f32(const Params&, int64_t begin, int64_t end);
 }  // namespace avx512
 #undef VOLNET_DECLARE
 
 extern const isa::KernelTable<Kernel> forward_f32, forward_bf16, forward_f64, forward_plain_f32;
 extern const isa::KernelTable<ScatterKernel> backward_input_f32, backward_input_bf16, backward_input_f64;
-extern const isa::KernelTable<Kernel> backward_grid_f32, backward_grid_bf16, backward_grid_f64;
+extern const isa::KernelTable<Kernel> backward_grid_f32, backward_grid_bf16, backward_grid_f64,
+    backward_grid_plain_f32;
 
 }  // namespace volnet::grid_sample

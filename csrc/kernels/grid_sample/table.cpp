@@ -39,5 +39,9 @@ const isa::KernelTable<Kernel> forward_plain_f32{
     {"grid_sample_f32_plain_scalar", Level::scalar, scalar::forward_plain_f32},
     {"grid_sample_f32_plain_avx2", Level::avx2, avx2::forward_plain_f32},
     {"grid_sample_f32_plain_avx512", Level::avx512, avx512::forward_plain_f32}};
+const isa::KernelTable<Kernel> backward_grid_plain_f32{
+    {"grid_sample_backward_grid_f32_plain_scalar", Level::scalar, scalar::backward_grid_plain_f32},
+    {"grid_sample_backward_grid_f32_plain_avx2", Level::avx2, avx2::backward_grid_plain_f32},
+    {"grid_sample_backward_grid_f32_plain_avx512", Level::avx512, avx512::backward_grid_plain_f32}};
 
 }  // namespace volnet::grid_sample
