@@ -8,6 +8,7 @@ from volnet.nn.conv3d import Conv3d
 from volnet.nn.conv_transpose3d import ConvTranspose3d
 from volnet.nn.lp_pool3d import LPPool3d
 from volnet.nn.max_pool3d import MaxPool3d
+from volnet.nn.max_unpool3d import MaxUnpool3d
 from volnet.nn.norm import BatchNorm3d, GroupNorm, InstanceNorm3d, LayerNorm
 from volnet.nn.pad import CircularPad3d, ConstantPad3d, ReflectionPad3d, ReplicationPad3d
 from volnet.nn.roi_align3d import RoIAlign3d
@@ -32,6 +33,7 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "MaxPool3d",
+    "MaxUnpool3d",
     "PReLU",
     "ReLU",
     "ReflectionPad3d",

@@ -15,6 +15,7 @@ from volnet.ops.interpolate import interpolate
 from volnet.ops.layer_norm import layer_norm
 from volnet.ops.lp_pool3d import lp_pool3d
 from volnet.ops.max_pool3d import max_pool3d
+from volnet.ops.max_unpool3d import max_unpool3d
 from volnet.ops.nms3d import batched_nms3d, nms3d
 from volnet.ops.norm import batch_norm, group_norm, instance_norm
 from volnet.ops.pad import crop3d, pad
@@ -50,6 +51,7 @@ __all__ = [
     "leaky_relu",
     "lp_pool3d",
     "max_pool3d",
+    "max_unpool3d",
     "nms3d",
     "pad",
     "prelu",
