@@ -224,12 +224,28 @@ def test_gradients_of_bfloat16_are_summed_in_float32():
         assert torch.equal(leaf.grad[..., 150].float(), torch.full((1, 2, 1, 1), 300.0))
 
 
+def kept_for_backward(function, *arguments, **named):
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        function(X.clone().requires_grad_(), *arguments, **named)
+    return [t.dtype for t in kept]
+
+
+@pytest.mark.parametrize("name", ["max_pool3d", "adaptive_max_pool3d"])
+def test_backward_keeps_places_in_four_bytes(name):
+    function = getattr(ops, name)
+    assert kept_for_backward(function, 2) == [torch.int32]
+    # Those that the caller asked for are there already.
+    assert kept_for_backward(function, 2, return_indices=True) == [torch.int64]
+
+
 def test_torch_opcheck():
     for layout in LAYOUTS:
         x = X.clone(memory_format=layout).requires_grad_()
         arguments = (x, [2] * 3, [2] * 3, [0] * 3, [1] * 3, True)
         torch.library.opcheck(torch.ops.volnet.max_pool3d, arguments)
-        torch.library.opcheck(torch.ops.volnet.max_pool3d_with_indices, arguments)
+        for narrow in (False, True):
+            torch.library.opcheck(torch.ops.volnet.max_pool3d_with_indices, (*arguments, narrow))
 
 
 def test_module_is_a_drop_in():

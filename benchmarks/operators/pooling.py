@@ -34,7 +34,7 @@ def adaptive_max_pool3d(shape: Shape) -> Work:
 
 @operator(*BOTH, shapes="max_pool3d")
 def max_pool3d_backward(shape: Shape) -> Work:
-    return pooling_backward(shape, ops.max_pool3d, F.max_pool3d, index_bytes=8)
+    return pooling_backward(shape, ops.max_pool3d, F.max_pool3d, index_bytes=4)
 
 
 @operator(*BOTH, shapes="avg_pool3d")
@@ -49,7 +49,7 @@ def adaptive_avg_pool3d_backward(shape: Shape) -> Work:
 
 @operator(*BOTH, shapes="adaptive_max_pool3d")
 def adaptive_max_pool3d_backward(shape: Shape) -> Work:
-    return pooling_backward(shape, ops.adaptive_max_pool3d, F.adaptive_max_pool3d, index_bytes=8)
+    return pooling_backward(shape, ops.adaptive_max_pool3d, F.adaptive_max_pool3d, index_bytes=4)
 
 
 @operator(*BOTH, shapes="max_pool3d")

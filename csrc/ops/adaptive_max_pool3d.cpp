@@ -9,12 +9,14 @@ constexpr const char* op = "adaptive_max_pool3d";
 
 Tensor forward(const Tensor& x, std::vector<int64_t> output_size) {
   pooling::check_adaptive(op, x, output_size);
-  return std::get<0>(maximum(op, x, pooling::AdaptiveAxes(sizes_of(x), output_size), false));
+  return std::get<0>(maximum(op, x, pooling::AdaptiveAxes(sizes_of(x), output_size), Indices::none));
 }
 
-std::tuple<Tensor, Tensor> forward_with_indices(const Tensor& x, std::vector<int64_t> output_size) {
+std::tuple<Tensor, Tensor> forward_with_indices(const Tensor& x, std::vector<int64_t> output_size,
+                                                bool narrow) {
   pooling::check_adaptive(op, x, output_size);
-  auto [y, indices] = maximum(op, x, pooling::AdaptiveAxes(sizes_of(x), output_size), true);
+  auto [y, indices] = maximum(op, x, pooling::AdaptiveAxes(sizes_of(x), output_size),
+                              narrow ? Indices::narrow : Indices::wide);
   return {y, *indices};
 }
 
@@ -30,7 +32,9 @@ Tensor backward(const Tensor& grad, const Tensor& indices, std::vector<int64_t> 
 
 STABLE_TORCH_LIBRARY_FRAGMENT(volnet, m) {
   m.def("adaptive_max_pool3d(Tensor x, int[] output_size) -> Tensor");
-  m.def("adaptive_max_pool3d_with_indices(Tensor x, int[] output_size) -> (Tensor, Tensor)");
+  m.def(
+      "adaptive_max_pool3d_with_indices(Tensor x, int[] output_size, bool narrow=False) -> (Tensor, "
+      "Tensor)");
   m.def(
       "_adaptive_max_pool3d_backward(Tensor grad, Tensor indices, int[] input_size, bool channels_last) -> "
       "Tensor");

@@ -17,7 +17,7 @@ using pooling::Window;
 struct Kernels {
   const isa::KernelTable<Kernel>&plain, &channels_last;
   Kernel plain_any_size, channels_last_any_size;
-  int64_t (*scratch)(const Params&);
+  int64_t (*scratch)(const Params&, bool plain);
 };
 
 template <class T>
@@ -72,18 +72,20 @@ constexpr avg_pool3d::Join join<double> = avg_pool3d::scalar::join_f64;
 // Elements that a piece of work touches, about: small enough for the pieces of one layer to keep many cores
 // busy.
 constexpr int64_t piece_elements = int64_t{1} << 16;
+// Larger gradients, in bytes, have mostly left the caches by the time they are read.
+constexpr int64_t stream_from = int64_t{32} << 20;
 
 // Makes every row of the result. row_work: elements that a row of one channel reads.
 void run(const char* op, const Kernels& kernels, const Params& params, bool plain, int64_t rows_of_plane,
          int64_t row_work) {
-  const bool vector = avg_pool3d::fits_vector(params);
+  const bool vector = avg_pool3d::fits_vector(params, plain);
   const Kernel kernel = plain ? (vector ? kernels.plain.best() : kernels.plain_any_size)
                               : (vector ? kernels.channels_last.best() : kernels.channels_last_any_size);
   const int64_t rows = params.batch * (plain ? params.channels : 1) * rows_of_plane;
   const int64_t rows_per_piece =
       std::max<int64_t>(piece_elements / (row_work * (plain ? 1 : params.channels)), 1);
   const int64_t pieces = (rows + rows_per_piece - 1) / rows_per_piece;
-  const int64_t floats = plain && vector ? avg_pool3d::round_up(kernels.scratch(params)) : 0;
+  const int64_t floats = vector ? avg_pool3d::round_up(kernels.scratch(params, plain)) : 0;
   const memory::Scratch scratch(worker_count(pieces) * floats * static_cast<int64_t>(sizeof(float)), op);
   for_each_piece(pieces, [&](int64_t piece, int64_t worker) {
     const int64_t begin = piece * rows_per_piece;
@@ -150,15 +152,17 @@ Tensor pool_backward(const char* op, const Tensor& grad, const std::vector<int64
   const Tensor dy = to_layout(grad, layout, op);
   Tensor dx = empty_volume<T>(input_size, layout, op);
   if (numel(input_size) == 0) return dx;
+  const pooling::TouchingAxis d(axes[0]), h(axes[1]), w(axes[2]);
   const Params params{dy.const_data_ptr(),
                       dx.mutable_data_ptr(),
                       input_size[0],
                       input_size[1],
-                      axes[0],
-                      axes[1],
-                      axes[2],
+                      d,
+                      h,
+                      w,
                       divisor.count_include_pad,
-                      divisor.override_by};
+                      divisor.override_by,
+                      numel(input_size) * static_cast<int64_t>(sizeof(T)) >= stream_from};
   const int64_t gathered = pooling::most_outputs(params.d) * pooling::most_outputs(params.h) * params.w.in;
   run(op, backward_kernels<T>(), params, runs_plain(params, layout), params.d.in * params.h.in,
       std::max<int64_t>(gathered, 1));

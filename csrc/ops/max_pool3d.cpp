@@ -4,6 +4,9 @@
 
 #include "kernels/max_pool3d/max_pool3d.h"
 
+#include <cstring>
+#include <limits>
+
 namespace volnet {
 namespace {
 
@@ -22,6 +25,7 @@ struct Kernels<float> {
   static constexpr auto& channels_last = max_pool3d::forward_channels_last_f32;
   static constexpr auto& gather = max_pool3d::backward_gather_f32;
   static constexpr auto& scatter = max_pool3d::backward_scatter_f32;
+  static constexpr auto& sparse = max_pool3d::backward_sparse_f32;
   static constexpr auto& plain_any_size = max_pool3d::scalar::forward_plain_f32;
   static constexpr auto& channels_last_any_size = max_pool3d::scalar::forward_channels_last_f32;
   static constexpr auto& join = max_pool3d::scalar::join_f32;
@@ -32,6 +36,7 @@ struct Kernels<bfloat16> {
   static constexpr auto& channels_last = max_pool3d::forward_channels_last_bf16;
   static constexpr auto& gather = max_pool3d::backward_gather_bf16;
   static constexpr auto& scatter = max_pool3d::backward_scatter_bf16;
+  static constexpr auto& sparse = max_pool3d::backward_sparse_bf16;
   static constexpr auto& plain_any_size = max_pool3d::scalar::forward_plain_bf16;
   static constexpr auto& channels_last_any_size = max_pool3d::scalar::forward_channels_last_bf16;
   static constexpr auto& join = max_pool3d::scalar::join_bf16;
@@ -42,6 +47,7 @@ struct Kernels<double> {
   static constexpr auto& channels_last = max_pool3d::forward_channels_last_f64;
   static constexpr auto& gather = max_pool3d::backward_gather_f64;
   static constexpr auto& scatter = max_pool3d::backward_scatter_f64;
+  static constexpr auto& sparse = max_pool3d::backward_sparse_f64;
   static constexpr auto& plain_any_size = max_pool3d::scalar::forward_plain_f64;
   static constexpr auto& channels_last_any_size = max_pool3d::scalar::forward_channels_last_f64;
   static constexpr auto& join = max_pool3d::scalar::join_f64;
@@ -53,6 +59,12 @@ constexpr int64_t piece_elements = int64_t{1} << 16;
 constexpr int64_t slab_elements = int64_t{1} << 17;
 // Windows that may share a voxel before looking at all of them costs more than adding to scattered places.
 constexpr int64_t most_gathered = 32;
+// The same of a plain volume's taps, whose comparisons are cheaper: vectors along the row.
+constexpr int64_t most_taps = 64;
+// Voxels for each output from which on it pays to look at the outputs alone.
+constexpr int64_t sparse_from = 64;
+// Larger gradients, in bytes, have mostly left the caches by the time they are read.
+constexpr int64_t stream_from = int64_t{32} << 20;
 
 int64_t reads(const Axis& axis) { return std::min(axis.kernel, axis.in); }
 
@@ -88,10 +100,11 @@ void pool_in_parts(const char* op, const Params& params, bool plain, const pooli
   const int64_t elements = rows * parts.count() * row;
   const bool with_indices = params.indices != nullptr;
   const memory::Scratch maxima(elements * static_cast<int64_t>(sizeof(T)), op);
-  const memory::Scratch indices(with_indices ? elements * static_cast<int64_t>(sizeof(int64_t)) : 0, op);
+  const int64_t index_bytes = with_indices ? (params.narrow ? sizeof(int32_t) : sizeof(int64_t)) : 0;
+  const memory::Scratch indices(elements * index_bytes, op);
   Params part = params;
   part.y = maxima.as<T>();
-  part.indices = with_indices ? indices.as<int64_t>() : nullptr;
+  part.indices = with_indices ? indices.as<void>() : nullptr;
   part.d = axis_in_parts(params.d, d);
   part.h = axis_in_parts(params.h, h);
   run<T>(op, part, plain, std::max<int64_t>(row_reads(params, plain) / parts.count(), 1));
@@ -102,26 +115,41 @@ void pool_in_parts(const char* op, const Params& params, bool plain, const pooli
   });
 }
 
+// Whether the indices of the maxima of x are int32.
+bool are_narrow(Indices wanted, const Tensor& x) {
+  return wanted == Indices::narrow &&
+         x.size(2) * x.size(3) * x.size(4) <= std::numeric_limits<int32_t>::max();
+}
+
+std::optional<Tensor> empty_indices(const char* op, const std::vector<int64_t>& sizes, Layout5 layout,
+                                    Indices wanted, bool narrow) {
+  if (wanted == Indices::none) return std::nullopt;
+  return empty_strided(
+      sizes, layout == Layout5::plain ? contiguous_strides(sizes) : channels_last_strides(sizes),
+      narrow ? ScalarType::Int : ScalarType::Long, narrow ? sizeof(int32_t) : sizeof(int64_t), op);
+}
+
 template <class T>
 std::tuple<Tensor, std::optional<Tensor>> pool(const char* op, const Tensor& input, const Axes& axes,
-                                               bool with_indices) {
+                                               Indices wanted) {
   const Layout5 layout = layout_of(input);
   const Tensor x = to_layout(input, layout, op);
   std::vector<int64_t> sizes = sizes_of(x);
   for (size_t i = 0; i < 3; ++i) sizes[2 + i] = axes[i].out;
   Tensor y = empty_volume<T>(sizes, layout, op);
-  std::optional<Tensor> indices;
-  if (with_indices) indices = empty_volume<int64_t>(sizes, layout, op);
+  const bool narrow = are_narrow(wanted, x);
+  const std::optional<Tensor> indices = empty_indices(op, sizes, layout, wanted, narrow);
   if (numel(sizes) == 0) return {y, indices};
 
   const Params params{x.const_data_ptr(),
                       y.mutable_data_ptr(),
-                      with_indices ? mutable_data<int64_t>(*indices) : nullptr,
+                      indices ? indices->mutable_data_ptr() : nullptr,
                       sizes[0],
                       sizes[1],
                       axes[0],
                       axes[1],
-                      axes[2]};
+                      axes[2],
+                      narrow};
   // With one channel both layouts are the same memory, and the plain kernel has longer vectors.
   const bool plain = layout == Layout5::plain || params.channels == 1;
   const int64_t work = row_reads(params, plain);
@@ -134,12 +162,32 @@ std::tuple<Tensor, std::optional<Tensor>> pool(const char* op, const Tensor& inp
   return {y, indices};
 }
 
-void gather(const BackwardParams& params, int64_t images, max_pool3d::Gather kernel) {
-  const int64_t rows = images * params.d.in * params.h.in;
+void gather(const char* op, const BackwardParams& params, int64_t planes, max_pool3d::Gather kernel) {
+  const int64_t rows = planes * params.d.in * params.h.in;
   const int64_t rows_per_piece = std::max<int64_t>(piece_elements / (params.w.in * params.channels), 1);
-  for_each_piece((rows + rows_per_piece - 1) / rows_per_piece, [&](int64_t piece, int64_t) {
+  const int64_t pieces = (rows + rows_per_piece - 1) / rows_per_piece;
+  const int64_t floats = pooling::round_up(max_pool3d::gather_scratch(params));
+  const memory::Scratch scratch(worker_count(pieces) * floats * static_cast<int64_t>(sizeof(float)), op);
+  for_each_piece(pieces, [&](int64_t piece, int64_t worker) {
     const int64_t begin = piece * rows_per_piece;
-    kernel(params, begin, std::min(begin + rows_per_piece, rows));
+    kernel(params, begin, std::min(begin + rows_per_piece, rows), scratch.as<float>() + worker * floats);
+  });
+}
+
+// elements: of dx, each of element_size bytes.
+void sparse(const BackwardParams& params, int64_t planes, int64_t elements, int64_t element_size,
+            max_pool3d::Sparse kernel) {
+  constexpr int64_t piece_bytes = int64_t{256} << 10, voxels_per_piece = 256;
+  char* dx = static_cast<char*>(params.dx);
+  const int64_t bytes = elements * element_size;
+  for_each_piece((bytes + piece_bytes - 1) / piece_bytes, [&](int64_t piece, int64_t) {
+    const int64_t begin = piece * piece_bytes;
+    std::memset(dx + begin, 0, static_cast<size_t>(std::min(piece_bytes, bytes - begin)));
+  });
+  const int64_t voxels = planes * params.d.out * params.h.out * params.w.out;
+  for_each_piece((voxels + voxels_per_piece - 1) / voxels_per_piece, [&](int64_t piece, int64_t) {
+    const int64_t begin = piece * voxels_per_piece;
+    kernel(params, begin, std::min(begin + voxels_per_piece, voxels));
   });
 }
 
@@ -177,18 +225,27 @@ Tensor pool_backward(const char* op, const Tensor& grad, const Tensor& places,
   if (numel(input_size) == 0) return dx;
   const int64_t planes = layout == Layout5::plain ? input_size[0] * input_size[1] : input_size[0];
   const int64_t channels = layout == Layout5::plain ? 1 : input_size[1];
+  const int64_t elements = numel(input_size);
+  const pooling::TouchingAxis d(axes[0]), h(axes[1]), w(axes[2]);
   const BackwardParams params{dy.const_data_ptr(),
-                              data<int64_t>(indices),
+                              indices.const_data_ptr(),
                               dx.mutable_data_ptr(),
                               channels,
-                              axes[0],
-                              axes[1],
-                              axes[2]};
+                              d,
+                              h,
+                              w,
+                              indices.scalar_type() == ScalarType::Int,
+                              elements * static_cast<int64_t>(sizeof(T)) >= stream_from};
 
   const int64_t sharing =
       pooling::most_outputs(params.d) * pooling::most_outputs(params.h) * pooling::most_outputs(params.w);
-  if (channels > 1 && sharing <= most_gathered) {
-    gather(params, planes, Kernels<T>::gather.best());
+  const int64_t taps = params.d.kernel * params.h.kernel * params.w.kernel;
+  constexpr int64_t longest_row = int64_t{1} << 20;
+  if (elements / sparse_from >= dy.numel()) {
+    sparse(params, planes, elements, sizeof(T), Kernels<T>::sparse.best());
+  } else if (channels > 1 ? sharing <= most_gathered && params.w.in < longest_row
+                          : taps <= most_taps && params.w.in < longest_row && !std::is_same_v<T, double>) {
+    gather(op, params, planes, Kernels<T>::gather.best());
   } else {
     const bool own_sums = std::is_same_v<T, bfloat16> && sharing > 1;
     scatter(op, params, planes, 64 / static_cast<int64_t>(sizeof(T)), own_sums, Kernels<T>::scatter.best());
@@ -199,14 +256,14 @@ Tensor pool_backward(const char* op, const Tensor& grad, const Tensor& places,
 }  // namespace
 
 std::tuple<Tensor, std::optional<Tensor>> maximum(const char* op, const Tensor& x, const Axes& axes,
-                                                  bool with_indices) {
+                                                  Indices indices) {
   switch (x.scalar_type()) {
     case ScalarType::Float:
-      return pool<float>(op, x, axes, with_indices);
+      return pool<float>(op, x, axes, indices);
     case ScalarType::BFloat16:
-      return pool<bfloat16>(op, x, axes, with_indices);
+      return pool<bfloat16>(op, x, axes, indices);
     case ScalarType::Double:
-      return pool<double>(op, x, axes, with_indices);
+      return pool<double>(op, x, axes, indices);
     default:
       VOLNET_CHECK(false, op, ": x must be float32, float64 or bfloat16");
   }
@@ -230,8 +287,8 @@ Tensor maximum_backward(const char* op, const Tensor& grad, const Tensor& indice
 void check_indices(const char* op, const Tensor& grad, const Tensor& indices,
                    const std::vector<int64_t>& input_size) {
   VOLNET_CHECK(input_size.size() == 5 && sizes_of(indices) == sizes_of(grad) &&
-                   indices.scalar_type() == ScalarType::Long && input_size[0] == grad.size(0) &&
-                   input_size[1] == grad.size(1),
+                   (indices.scalar_type() == ScalarType::Long || indices.scalar_type() == ScalarType::Int) &&
+                   input_size[0] == grad.size(0) && input_size[1] == grad.size(1),
                op, ": gradient ", shape_text(sizes_of(grad)), " and indices ", shape_text(sizes_of(indices)),
                " do not belong to an input of ", shape_text(input_size));
 }
@@ -241,7 +298,7 @@ namespace {
 constexpr const char* op = "max_pool3d";
 
 std::tuple<Tensor, std::optional<Tensor>> pool_windows(const Tensor& x, const Window& window, bool ceil_mode,
-                                                       bool with_indices) {
+                                                       Indices indices) {
   pooling::check(op, x, window);
   const auto axis = [&](size_t i) {
     const int64_t in = x.size(static_cast<int64_t>(2 + i));
@@ -249,18 +306,19 @@ std::tuple<Tensor, std::optional<Tensor>> pool_windows(const Tensor& x, const Wi
     VOLNET_CHECK(out > 0, op, ": the output would be empty for an input of ", shape_text(sizes_of(x)));
     return pooling::axis_of(in, out, window, i);
   };
-  return maximum(op, x, {axis(0), axis(1), axis(2)}, with_indices);
+  return maximum(op, x, {axis(0), axis(1), axis(2)}, indices);
 }
 
 Tensor forward(const Tensor& x, std::vector<int64_t> kernel_size, std::vector<int64_t> stride,
                std::vector<int64_t> padding, std::vector<int64_t> dilation, bool ceil_mode) {
-  return std::get<0>(pool_windows(x, {kernel_size, stride, padding, dilation}, ceil_mode, false));
+  return std::get<0>(pool_windows(x, {kernel_size, stride, padding, dilation}, ceil_mode, Indices::none));
 }
 
 std::tuple<Tensor, Tensor> forward_with_indices(const Tensor& x, std::vector<int64_t> kernel_size,
                                                 std::vector<int64_t> stride, std::vector<int64_t> padding,
-                                                std::vector<int64_t> dilation, bool ceil_mode) {
-  auto [y, indices] = pool_windows(x, {kernel_size, stride, padding, dilation}, ceil_mode, true);
+                                                std::vector<int64_t> dilation, bool ceil_mode, bool narrow) {
+  auto [y, indices] = pool_windows(x, {kernel_size, stride, padding, dilation}, ceil_mode,
+                                   narrow ? Indices::narrow : Indices::wide);
   return {y, *indices};
 }
 
@@ -284,7 +342,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(volnet, m) {
       "-> Tensor");
   m.def(
       "max_pool3d_with_indices(Tensor x, int[] kernel_size, int[] stride, int[] padding, int[] dilation, "
-      "bool ceil_mode) -> (Tensor, Tensor)");
+      "bool ceil_mode, bool narrow=False) -> (Tensor, Tensor)");
   m.def(
       "_max_pool3d_backward(Tensor grad, Tensor indices, int[] input_size, int[] kernel_size, int[] stride, "
       "int[] padding, int[] dilation, bool channels_last) -> Tensor");

@@ -6,9 +6,12 @@
 
 namespace volnet {
 
+// narrow: int32 where the places of a plane fit, for what a backward keeps; else int64.
+enum class Indices { none, wide, narrow };
+
 // x, grad: [N, C, D, H, W] as the axes say; op: who asks, for messages.
 std::tuple<Tensor, std::optional<Tensor>> maximum(const char* op, const Tensor& x, const pooling::Axes& axes,
-                                                  bool with_indices);
+                                                  Indices indices);
 Tensor maximum_backward(const char* op, const Tensor& grad, const Tensor& indices,
                         const std::vector<int64_t>& input_size, const pooling::Axes& axes,
                         bool channels_last);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from volnet.ops._arguments import batched, check_at_least, integer, triple
@@ -86,7 +87,13 @@ def check_adaptive(
     return volume, unbatched, sizes
 
 
+def index_dtype(input: Tensor, narrow: bool) -> torch.dtype:
+    """Of the indices of the maxima of ``input``, as the kernels give them."""
+    return torch.int32 if narrow and input.shape[2:].numel() <= torch.iinfo(torch.int32).max else torch.int64
+
+
 def pick(volume: Tensor, indices: Tensor) -> Tensor:
     """The voxels of [N, C, D, H, W] at ``indices``, places in their planes; 0 where there is none, at -1."""
-    picked = volume.flatten(2).gather(2, indices.flatten(2).clamp(min=0)).reshape(indices.shape)
+    places = indices.flatten(2).clamp(min=0).long()
+    picked = volume.flatten(2).gather(2, places).reshape(indices.shape)
     return picked * (indices >= 0)

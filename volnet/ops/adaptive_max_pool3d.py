@@ -11,7 +11,7 @@ from torch import Tensor
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
 from volnet._errors import names_shortage
 from volnet.ops._arguments import check_bool, empty_volume, memory_format_of
-from volnet.ops._pooling import check_adaptive, pick
+from volnet.ops._pooling import check_adaptive, index_dtype, pick
 
 __all__ = ["adaptive_max_pool3d"]
 
@@ -51,7 +51,7 @@ def adaptive_max_pool3d(
     if not return_indices and not (torch.is_grad_enabled() and volume.requires_grad):
         y: Tensor = torch.ops.volnet.adaptive_max_pool3d(volume, sizes)
         return y.squeeze(0) if unbatched else y
-    y, indices = torch.ops.volnet.adaptive_max_pool3d_with_indices(volume, sizes)
+    y, indices = torch.ops.volnet.adaptive_max_pool3d_with_indices(volume, sizes, not return_indices)
     if unbatched:
         y, indices = y.squeeze(0), indices.squeeze(0)
     return (y, indices) if return_indices else y
@@ -63,9 +63,9 @@ def _(x: Tensor, output_size: list[int]) -> Tensor:
 
 
 @torch.library.register_fake("volnet::adaptive_max_pool3d_with_indices")
-def _(x: Tensor, output_size: list[int]) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, output_size: list[int], narrow: bool = False) -> tuple[Tensor, Tensor]:
     sizes, layout = [*x.shape[:2], *output_size], memory_format_of(x)
-    return empty_volume(x, sizes, layout), empty_volume(x, sizes, layout, dtype=torch.int64)
+    return empty_volume(x, sizes, layout), empty_volume(x, sizes, layout, index_dtype(x, narrow))
 
 
 @torch.library.register_fake("volnet::_adaptive_max_pool3d_backward")
@@ -75,7 +75,7 @@ def _(grad: Tensor, indices: Tensor, input_size: list[int], channels_last: bool)
 
 
 def _setup_with_indices(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, _ = inputs
+    x, *_ = inputs
     ctx.input_size = list(x.shape)
     ctx.channels_last = memory_format_of(x) == torch.channels_last_3d
     ctx.set_materialize_grads(False)  # or the indices would get a gradient of zeros
@@ -90,7 +90,7 @@ def _backward_with_indices(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tens
         grad_x = torch.ops.volnet._adaptive_max_pool3d_backward(
             grad, indices, ctx.input_size, ctx.channels_last
         )
-    return grad_x, None
+    return grad_x, None, None
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -102,7 +102,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Only for direct calls of torch.ops.volnet.adaptive_max_pool3d: the indices have to be found again."""
     (x,) = ctx.saved_tensors
-    _, indices = torch.ops.volnet.adaptive_max_pool3d_with_indices(x.detach(), ctx.output_size)
+    _, indices = torch.ops.volnet.adaptive_max_pool3d_with_indices(x.detach(), ctx.output_size, True)
     channels_last = memory_format_of(x) == torch.channels_last_3d
     grad_x = torch.ops.volnet._adaptive_max_pool3d_backward(grad, indices, list(x.shape), channels_last)
     return grad_x, None

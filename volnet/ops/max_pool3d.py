@@ -11,7 +11,7 @@ from torch import Tensor
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
 from volnet._errors import names_shortage
 from volnet.ops._arguments import batched, check_bool, empty_volume, memory_format_of
-from volnet.ops._pooling import check_volume, check_window, output_size, pick
+from volnet.ops._pooling import check_volume, check_window, index_dtype, output_size, pick
 
 __all__ = ["max_pool3d"]
 
@@ -65,7 +65,7 @@ def max_pool3d(
     if not return_indices and not (torch.is_grad_enabled() and volume.requires_grad):
         y: Tensor = torch.ops.volnet.max_pool3d(volume, *window, ceil_mode)
         return y.squeeze(0) if unbatched else y
-    y, indices = torch.ops.volnet.max_pool3d_with_indices(volume, *window, ceil_mode)
+    y, indices = torch.ops.volnet.max_pool3d_with_indices(volume, *window, ceil_mode, not return_indices)
     if unbatched:
         y, indices = y.squeeze(0), indices.squeeze(0)
     return (y, indices) if return_indices else y
@@ -92,10 +92,11 @@ def _(
     padding: list[int],
     dilation: list[int],
     ceil_mode: bool,
+    narrow: bool = False,
 ) -> tuple[Tensor, Tensor]:
     sizes = output_size(x, (kernel_size, stride, padding, dilation), ceil_mode)
     layout = memory_format_of(x)
-    return empty_volume(x, sizes, layout), empty_volume(x, sizes, layout, dtype=torch.int64)
+    return empty_volume(x, sizes, layout), empty_volume(x, sizes, layout, index_dtype(x, narrow))
 
 
 @torch.library.register_fake("volnet::_max_pool3d_backward")
@@ -114,7 +115,8 @@ def _(
 
 
 def _setup_with_indices(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, *ctx.window, _ = inputs
+    x, kernel_size, stride, padding, dilation, *_ = inputs
+    ctx.window = (kernel_size, stride, padding, dilation)
     ctx.input_size = list(x.shape)
     ctx.channels_last = memory_format_of(x) == torch.channels_last_3d
     ctx.set_materialize_grads(False)  # or the indices would get a gradient of zeros
@@ -129,7 +131,7 @@ def _backward_with_indices(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tens
         grad_x = torch.ops.volnet._max_pool3d_backward(
             grad, indices, ctx.input_size, *ctx.window, ctx.channels_last
         )
-    return grad_x, None, None, None, None, None
+    return grad_x, None, None, None, None, None, None
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -142,7 +144,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Only for direct calls of torch.ops.volnet.max_pool3d: the indices have to be found again."""
     (x,) = ctx.saved_tensors
     *window, _ = ctx.arguments
-    _, indices = torch.ops.volnet.max_pool3d_with_indices(x.detach(), *ctx.arguments)
+    _, indices = torch.ops.volnet.max_pool3d_with_indices(x.detach(), *ctx.arguments, True)
     channels_last = memory_format_of(x) == torch.channels_last_3d
     grad_x = torch.ops.volnet._max_pool3d_backward(grad, indices, list(x.shape), *window, channels_last)
     return grad_x, None, None, None, None, None

@@ -13,7 +13,7 @@
 // in plain layout, row (n * D + d) * H + h of [W, C] in channels last. Any set of rows can be made by itself.
 //
 // The vector kernels make the plain layout separably: first over (d, h) of each column into a padded row of
-// scratch, then across w. They ask for fits_vector().
+// scratch, then across w; backward does so in both layouts. They ask for fits_vector().
 //
 // Backward: dx[n, c, i] = sum of dy[n, c, o] / divisor(o) over the outputs o whose windows hold i.
 #pragma once
@@ -22,6 +22,7 @@
 #include <cstdint>
 
 #include "isa/dispatch.h"
+#include "kernels/pooling/spread.h"
 #include "kernels/pooling/tables.h"
 
 namespace volnet::avg_pool3d {
@@ -33,6 +34,7 @@ struct Params {
   pooling::Axis d, h, w;
   bool count_include_pad;
   int64_t divisor_override;  // 0: none
+  bool stream = false;       // backward: dx goes past the caches
   bool wide_result = false;  // forward: y is of the type of the sums; for windows made in parts
 };
 
@@ -52,27 +54,27 @@ static inline int64_t column_divisor(const Params& p, int64_t ow) {
   return p.divisor_override != 0 ? 1 : window_size(p, p.w, ow);
 }
 
-inline constexpr int64_t widest = 16;  // lanes of the widest Vec
+using pooling::round_up;
+using pooling::widest;
 
-static inline int64_t round_up(int64_t n) { return (n + widest - 1) / widest * widest; }
-
-// The padded rows of scratch, in floats. Vectors are read past the last column, up to the widest Vec; two of
-// them where the stride is 2.
+// The padded row of forward's scratch, in floats. Vectors are read past the last column, up to the widest
+// Vec; two of them where the stride is 2.
 int64_t forward_row(const Params& params);
-int64_t backward_row(const Params& params);
 // Whether forward sums each window by itself, along the row, instead of one tap of many windows at a time.
 bool sums_runs(const pooling::Axis& axis);
 // Whether forward goes through a table of each window's voxels: windows that keep no stride.
 bool gathers_windows(const pooling::Axis& axis);
-// Whether backward goes through a table of those outputs instead of shifting the row.
-bool uses_table(const pooling::Axis& axis);
+// The rows of backward's scratch, in floats: of the outputs' sums, and of dx.
+int64_t backward_sums(const Params& params, bool plain);
+int64_t backward_row(const Params& params, bool plain);
 
-int64_t forward_scratch(const Params& params);   // floats
-int64_t backward_scratch(const Params& params);  // floats
-bool fits_vector(const Params& params);
+// Floats; forward has none in channels last.
+int64_t forward_scratch(const Params& params, bool plain);
+int64_t backward_scratch(const Params& params, bool plain);
+bool fits_vector(const Params& params, bool plain);
 
-// scratch: forward_scratch or backward_scratch floats of the calling thread, 64-byte aligned; none is touched
-// in channels last.
+// scratch: forward_scratch or backward_scratch floats of the calling thread, 64-byte aligned; the scalar
+// kernels touch none.
 using Kernel = void (*)(const Params&, int64_t row_begin, int64_t row_end, float* scratch);
 
 // Where the windows of y were summed in parts, by a forward kernel with wide_result: adds them up and

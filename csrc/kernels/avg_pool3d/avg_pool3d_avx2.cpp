@@ -9,6 +9,9 @@
 #include "isa/avx2_begin.h"
 namespace volnet::avg_pool3d::VOLNET_ISA {
 #include "isa/vec_avx2.h"
+#include "kernels/bytes/writers.h"
+#include "kernels/pooling/spread_body.h"
+
 #include "kernels/avg_pool3d/body.h"
 }  // namespace volnet::avg_pool3d::VOLNET_ISA
 #include "isa/avx2_end.h"

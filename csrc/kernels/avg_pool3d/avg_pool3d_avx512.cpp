@@ -9,6 +9,9 @@
 #include "isa/avx512_begin.h"
 namespace volnet::avg_pool3d::VOLNET_ISA {
 #include "isa/vec_avx512.h"
+#include "kernels/bytes/writers.h"
+#include "kernels/pooling/spread_body.h"
+
 #include "kernels/avg_pool3d/body.h"
 }  // namespace volnet::avg_pool3d::VOLNET_ISA
 #include "isa/avx512_end.h"

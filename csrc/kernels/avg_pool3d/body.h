@@ -222,134 +222,166 @@ void forward_channels_last(const Params& p, int64_t row_begin, int64_t row_end) 
   }
 }
 
-// Whether row (d, h) of dx is the same as the one before it, because the same windows hold both.
-inline bool same_windows(const Params& p, int64_t row, int64_t row_begin) {
-  const int64_t h = row % p.h.in;
-  if (row == row_begin || h == 0) return false;
+// Whether row h of a slice of dx is the same as the one before it, because the same windows hold both.
+inline bool same_windows(const Params& p, int64_t h) {
+  if (h == 0) return false;
   const Range here = outputs_touching(p.h, h, h + 1), before = outputs_touching(p.h, h - 1, h);
   return here.begin == before.begin && here.end == before.end;
 }
 
-template <class T>
-void backward_plain(const Params& p, int64_t row_begin, int64_t row_end, float* scratch) {
-  // A column w takes from sums[w + padding - j], j < kernel, where the stride is 1: `left` keeps that
-  // positive.
-  const int64_t length = backward_row(p), columns = round_up(p.w.out), most = pooling::most_outputs(p.w);
-  const int64_t left = p.w.kernel - 1 - p.w.padding;
-  const bool table = uses_table(p.w);
-  float* row_sums = scratch;
-  float* sums = table ? row_sums : row_sums + left;
-  float* scales = row_sums + length;
-  auto* windows = reinterpret_cast<int32_t*>(scales + columns);
-  std::fill_n(row_sums, length, 0.0f);
-  std::fill_n(scales, columns, 0.0f);
-  for (int64_t w = 0; w < p.w.out; ++w) scales[w] = 1.0f / static_cast<float>(column_divisor(p, w));
-  if (table) {
-    std::fill_n(windows, most * round_up(p.w.in), static_cast<int32_t>(length - 1));  // always zero
-    for (int64_t w = 0; w < p.w.in; ++w) {
-      const Range of = outputs_touching(p.w, w, w + 1);
-      for (int64_t o = of.begin; o < of.end; ++o) {
-        windows[(o - of.begin) * round_up(p.w.in) + w] = static_cast<int32_t>(o);
-      }
-    }
-  }
-
-  for (int64_t row = row_begin; row < row_end; ++row) {
-    T* dx = static_cast<T*>(p.result) + row * p.w.in;
-    if (same_windows(p, row, row_begin)) {
-      std::memcpy(dx, dx - p.w.in, static_cast<size_t>(p.w.in) * sizeof(T));
-      continue;
-    }
-    const int64_t h = row % p.h.in, d = row / p.h.in % p.d.in, plane = row / (p.h.in * p.d.in);
-    const Range od = outputs_touching(p.d, d, d + 1), oh = outputs_touching(p.h, h, h + 1);
-    for (int64_t w = 0; w < p.w.out; w += Vec::width) {
-      const int64_t n = std::min(Vec::width, p.w.out - w);
-      Vec sum = Vec::zero();
-      for (int64_t i = od.begin; i < od.end; ++i) {
-        const T* dy =
-            static_cast<const T*>(p.source) + ((plane * p.d.out + i) * p.h.out + oh.begin) * p.w.out + w;
-        for (int64_t j = oh.begin; j < oh.end; ++j, dy += p.w.out) {
-          const Vec scale = Vec::broadcast(1.0f / static_cast<float>(row_divisor(p, i, j)));
-          sum = Vec::fma(load_up_to(dy, n), scale, sum);
-        }
-      }
-      (sum * Vec::load(scales + w)).store(sums + w);
-    }
-    for (int64_t w = 0; w < p.w.in; w += Vec::width) {
-      Vec sum = Vec::zero();
-      if (table) {
-        for (int64_t i = 0; i < most; ++i) {
-          sum = sum + VecInt::load(windows + i * round_up(p.w.in) + w).gather(sums);
-        }
-      } else {
-        for (int64_t j = 0; j < p.w.kernel; ++j) sum = sum + Vec::load(sums + w + p.w.padding - j);
-      }
-      store_up_to(sum, dx + w, std::min(Vec::width, p.w.in - w));
-    }
+// One over an axis' part of the divisor of each output; that of divisor_override counts on the d axis.
+inline void fill_scales(const Params& p, const pooling::Axis& a, float* scales) {
+  const bool is_d = &a == &p.d;
+  for (int64_t o = 0; o < a.out; ++o) {
+    const int64_t part = p.divisor_override == 0 ? window_size(p, a, o) : is_d ? p.divisor_override : 1;
+    scales[o] = 1.0f / static_cast<float>(part);
   }
 }
 
-// One voxel of dx, `blocks` vectors of channels, the last of them with `last` channels. dy: the channels'
-// first element in the image.
-template <int blocks, class T>
-inline void gather_voxel(const Params& p, const T* dy, Range d, Range h, Range w, int64_t last, T* dx) {
-  Vec sum[blocks];
-  for (int b = 0; b < blocks; ++b) sum[b] = Vec::zero();
+// The scratch of backward, in this order.
+struct BackwardScratch {
+  float *sums, *d_scales, *h_scales, *w_scales, *row;
+  int32_t* table;
+
+  inline BackwardScratch(const Params& p, bool plain, float* scratch) {
+    const int64_t left = plain ? pooling::spread_left(p.w) : 0, sums_length = backward_sums(p, plain);
+    std::fill_n(scratch, sums_length, 0.0f);
+    sums = scratch + left;
+    d_scales = scratch + sums_length;
+    h_scales = d_scales + round_up(p.d.out);
+    w_scales = h_scales + round_up(p.h.out);
+    row = w_scales + round_up(p.w.out);
+    table = reinterpret_cast<int32_t*>(row + backward_row(p, plain));
+    fill_scales(p, p.d, d_scales);
+    fill_scales(p, p.h, h_scales);
+    std::fill_n(w_scales, round_up(p.w.out), 0.0f);
+    fill_scales(p, p.w, w_scales);
+  }
+};
+
+// sums[0, n) = what was there, if not `first`, and each of `count` rows by its scale.
+template <class T>
+inline void add_rows(const T* const* rows, const Vec* scales, int64_t count, int64_t n, bool first,
+                     float* sums) {
+  for (int64_t k = 0; k < n; k += Vec::width) {
+    const int64_t left = std::min(Vec::width, n - k);
+    Vec sum = first ? Vec::zero() : Vec::load(sums + k);
+    for (int64_t r = 0; r < count; ++r) sum = Vec::fma(load_up_to(rows[r] + k, left), scales[r], sum);
+    sum.store(sums + k);  // lanes past the row are zero
+  }
+}
+
+// The sum over the windows (d, h) of row (d, h) of dx of n elements of dy, over their divisors but for the
+// part of the w axis.
+template <class T>
+inline void sum_windows(const Params& p, const BackwardScratch& scratch, const T* dy, Range d, Range h,
+                        int64_t n, float* sums) {
+  constexpr int64_t most = 9;  // rows at once
+  const T* rows[most];
+  Vec scales[most];
+  int64_t count = 0;
+  bool first = true;
   for (int64_t i = d.begin; i < d.end; ++i) {
     for (int64_t j = h.begin; j < h.end; ++j) {
-      const auto row = static_cast<float>(row_divisor(p, i, j));
-      const T* voxel = dy + ((i * p.h.out + j) * p.w.out + w.begin) * p.channels;
-      for (int64_t k = w.begin; k < w.end; ++k, voxel += p.channels) {
-        const Vec scale = Vec::broadcast(1.0f / (row * static_cast<float>(column_divisor(p, k))));
-        for (int b = 0; b < blocks; ++b) {
-          const Vec gradient = load_up_to(voxel + b * Vec::width, b + 1 < blocks ? Vec::width : last);
-          sum[b] = Vec::fma(gradient, scale, sum[b]);
+      rows[count] = dy + (i * p.h.out + j) * n;
+      scales[count] = Vec::broadcast(scratch.d_scales[i] * scratch.h_scales[j]);
+      if (++count < most) continue;
+      add_rows(rows, scales, count, n, first, sums);
+      count = 0;
+      first = false;
+    }
+  }
+  if (count > 0 || first) add_rows(rows, scales, count, n, first, sums);
+}
+
+template <class T, class Writer>
+void backward_plain_rows(const Params& p, int64_t row_begin, int64_t row_end, float* scratch, Writer& out) {
+  const BackwardScratch in(p, true, scratch);
+  const int64_t pitch = pooling::spread_row_length(p.w), table_rows = pooling::most_outputs(p.w);
+  fill_spread_table(p.w, 0, round_up(p.w.out), in.table);
+  T* const dx = reinterpret_cast<T*>(in.row);
+  pooling::RowAt at(row_begin, p.d.in, p.h.in);
+  for (int64_t row = row_begin; row < row_end;) {
+    const int64_t rows = std::min(pooling::rows_at_once(p.w), row_end - row);
+    int64_t same[8];  // the row with the same sums
+    for (int64_t r = 0; r < rows; ++r, at.next()) {
+      same[r] = r;
+      if (r > 0 && same_windows(p, at.h)) {
+        same[r] = same[r - 1];
+        continue;
+      }
+      float* sum = in.sums + r * pitch;
+      sum_windows(p, in, static_cast<const T*>(p.source) + at.plane * p.d.out * p.h.out * p.w.out,
+                  outputs_touching(p.d, at.d, at.d + 1), outputs_touching(p.h, at.h, at.h + 1), p.w.out, sum);
+      for (int64_t w = 0; w < p.w.out; w += Vec::width) {
+        (Vec::load(sum + w) * Vec::load(in.w_scales + w)).store(sum + w);
+      }
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      spread_row(p.w, in.sums + same[r] * pitch, 0, in.table, table_rows, dx + r * p.w.in);
+    }
+    out.copy(reinterpret_cast<const char*>(dx), rows * p.w.in * static_cast<int64_t>(sizeof(T)));
+    row += rows;
+  }
+  out.finish();
+}
+
+template <class T, class Writer>
+void backward_channels_last_rows(const Params& p, int64_t row_begin, int64_t row_end, float* scratch,
+                                 Writer& out) {
+  const BackwardScratch in(p, false, scratch);
+  T* const row_dx = reinterpret_cast<T*>(in.row);
+  const int64_t channels = p.channels;
+  for (int64_t w = 0; w < p.w.in; ++w) {
+    const Range of = outputs_touching(p.w, w, w + 1);
+    in.table[2 * w] = static_cast<int32_t>(of.begin);
+    in.table[2 * w + 1] = static_cast<int32_t>(of.end);
+  }
+  pooling::RowAt at(row_begin, p.d.in, p.h.in);
+  for (int64_t row = row_begin; row < row_end; ++row, at.next()) {
+    const int64_t image = at.plane, d = at.d, h = at.h;
+    if (row == row_begin || !same_windows(p, h)) {
+      sum_windows(p, in, static_cast<const T*>(p.source) + image * p.d.out * p.h.out * p.w.out * channels,
+                  outputs_touching(p.d, d, d + 1), outputs_touching(p.h, h, h + 1), p.w.out * channels,
+                  in.sums);
+      for (int64_t w = 0; w < p.w.in; ++w) {
+        const int64_t begin = in.table[2 * w], end = in.table[2 * w + 1];
+        T* dx = row_dx + w * channels;  // vectors reach into the next voxel, which is written after it
+        for (int64_t c = 0; c < channels; c += Vec::width) {
+          Vec sum = Vec::zero();
+          for (int64_t o = begin; o < end; ++o) {
+            sum = Vec::fma(Vec::load(in.sums + o * channels + c), Vec::broadcast(in.w_scales[o]), sum);
+          }
+          sum.store(dx + c);
         }
       }
     }
+    out.copy(reinterpret_cast<const char*>(row_dx), p.w.in * channels * static_cast<int64_t>(sizeof(T)));
   }
-  for (int b = 0; b < blocks; ++b) {
-    store_up_to(sum[b], dx + b * Vec::width, b + 1 < blocks ? Vec::width : last);
+  out.finish();
+}
+
+template <class T>
+void backward_plain(const Params& p, int64_t row_begin, int64_t row_end, float* scratch) {
+  char* const dx = reinterpret_cast<char*>(static_cast<T*>(p.result) + row_begin * p.w.in);
+  if (p.stream) {
+    Streamed out(dx);
+    backward_plain_rows<T>(p, row_begin, row_end, scratch, out);
+  } else {
+    Direct out{dx};
+    backward_plain_rows<T>(p, row_begin, row_end, scratch, out);
   }
 }
 
 template <class T>
-void backward_channels_last(const Params& p, int64_t row_begin, int64_t row_end) {
-  const int64_t row_elements = p.w.in * p.channels;
-  for (int64_t row = row_begin; row < row_end; ++row) {
-    T* row_dx = static_cast<T*>(p.result) + row * row_elements;
-    if (same_windows(p, row, row_begin)) {
-      std::memcpy(row_dx, row_dx - row_elements, static_cast<size_t>(row_elements) * sizeof(T));
-      continue;
-    }
-    const int64_t h = row % p.h.in, d = row / p.h.in % p.d.in, image = row / (p.h.in * p.d.in);
-    const Range od = outputs_touching(p.d, d, d + 1), oh = outputs_touching(p.h, h, h + 1);
-    const T* dy = static_cast<const T*>(p.source) + image * p.d.out * p.h.out * p.w.out * p.channels;
-    Range before{0, 0};
-    for (int64_t w = 0; w < p.w.in; ++w) {
-      const Range ow = outputs_touching(p.w, w, w + 1);
-      T* dx = row_dx + w * p.channels;
-      if (w > 0 && ow.begin == before.begin && ow.end == before.end) {
-        std::memcpy(dx, dx - p.channels, static_cast<size_t>(p.channels) * sizeof(T));
-        continue;
-      }
-      before = ow;
-      for (int64_t c = 0; c < p.channels;) {
-        const int64_t left = p.channels - c;
-        const int64_t blocks = std::min<int64_t>((left + Vec::width - 1) / Vec::width, most_blocks);
-        const int64_t last = std::min(Vec::width, left - (blocks - 1) * Vec::width);
-        if (blocks == 4) {
-          gather_voxel<4>(p, dy + c, od, oh, ow, last, dx + c);
-        } else if (blocks == 3) {
-          gather_voxel<3>(p, dy + c, od, oh, ow, last, dx + c);
-        } else if (blocks == 2) {
-          gather_voxel<2>(p, dy + c, od, oh, ow, last, dx + c);
-        } else {
-          gather_voxel<1>(p, dy + c, od, oh, ow, last, dx + c);
-        }
-        c += blocks * Vec::width;
-      }
-    }
+void backward_channels_last(const Params& p, int64_t row_begin, int64_t row_end, float* scratch) {
+  char* const dx = reinterpret_cast<char*>(static_cast<T*>(p.result) + row_begin * p.w.in * p.channels);
+  if (p.stream) {
+    Streamed out(dx);
+    backward_channels_last_rows<T>(p, row_begin, row_end, scratch, out);
+  } else {
+    Direct out{dx};
+    backward_channels_last_rows<T>(p, row_begin, row_end, scratch, out);
   }
 }
 
@@ -371,9 +403,9 @@ void backward_plain_f32(const Params& p, int64_t begin, int64_t end, float* scra
 void backward_plain_bf16(const Params& p, int64_t begin, int64_t end, float* scratch) {
   backward_plain<bfloat16>(p, begin, end, scratch);
 }
-void backward_channels_last_f32(const Params& p, int64_t begin, int64_t end, float*) {
-  backward_channels_last<float>(p, begin, end);
+void backward_channels_last_f32(const Params& p, int64_t begin, int64_t end, float* scratch) {
+  backward_channels_last<float>(p, begin, end, scratch);
 }
-void backward_channels_last_bf16(const Params& p, int64_t begin, int64_t end, float*) {
-  backward_channels_last<bfloat16>(p, begin, end);
+void backward_channels_last_bf16(const Params& p, int64_t begin, int64_t end, float* scratch) {
+  backward_channels_last<bfloat16>(p, begin, end, scratch);
 }

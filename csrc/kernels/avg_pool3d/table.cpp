@@ -14,26 +14,29 @@ bool sums_runs(const pooling::Axis& a) { return a.kernel >= widest && (a.windows
 
 bool gathers_windows(const pooling::Axis& a) { return a.windows && !sums_runs(a); }
 
-bool uses_table(const pooling::Axis& a) { return a.touching || a.stride > 1 || a.out < a.kernel; }
-
-int64_t backward_row(const Params& p) {
-  if (uses_table(p.w)) return round_up(p.w.out) + widest;
-  return round_up(p.w.kernel + std::max(round_up(p.w.out), round_up(p.w.in)) + widest);
-}
-
-int64_t forward_scratch(const Params& p) {
+int64_t forward_scratch(const Params& p, bool plain) {
   const int64_t table = gathers_windows(p.w) ? p.w.kernel * round_up(p.w.out) : 0;
-  return forward_row(p) + round_up(p.w.out) + table;
+  return plain ? forward_row(p) + round_up(p.w.out) + table : 0;
 }
 
-int64_t backward_scratch(const Params& p) {
-  const int64_t table = uses_table(p.w) ? pooling::most_outputs(p.w) * round_up(p.w.in) : 0;
-  return backward_row(p) + round_up(p.w.out) + table;
+int64_t backward_sums(const Params& p, bool plain) {
+  return plain ? pooling::rows_at_once(p.w) * pooling::spread_row_length(p.w)
+               : round_up(p.w.out * p.channels) + widest;
 }
 
-bool fits_vector(const Params& p) {
+int64_t backward_row(const Params& p, bool plain) {
+  return plain ? pooling::spread_result_length(p.w) : round_up(p.w.in * p.channels) + widest;
+}
+
+int64_t backward_scratch(const Params& p, bool plain) {
+  const int64_t table = plain ? pooling::spread_table_length(p.w) : 2 * round_up(p.w.in);
+  return backward_sums(p, plain) + round_up(p.d.out) + round_up(p.h.out) + round_up(p.w.out) +
+         backward_row(p, plain) + table;
+}
+
+bool fits_vector(const Params& p, bool plain) {
   constexpr int64_t most = int64_t{1} << 24;
-  return p.w.kernel < most && forward_scratch(p) < most && backward_scratch(p) < most;
+  return p.w.kernel < most && forward_scratch(p, plain) < most && backward_scratch(p, plain) < most;
 }
 
 const isa::KernelTable<Kernel> forward_plain_f32{

@@ -102,8 +102,10 @@ inline void reduce_row(const Params& p, const float* values, const int32_t* plac
   }
 }
 
-template <bool with_indices, class T>
+// Index: int64_t or int32_t; void for none.
+template <class Index, class T>
 void forward_plain_rows(const Params& p, int64_t row_begin, int64_t row_end, void* scratch) {
+  constexpr bool with_indices = !std::is_void_v<Index>;
   const T* x = static_cast<const T*>(p.x);
   const int64_t length = padded_row(p);
   float* values = static_cast<float*>(scratch);
@@ -126,10 +128,11 @@ void forward_plain_rows(const Params& p, int64_t row_begin, int64_t row_end, voi
     const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, plane = row / (p.h.out * p.d.out);
     const Range d = taps_inside(p.d, od), h = taps_inside(p.h, oh);
     T* y = static_cast<T*>(p.y) + row * p.w.out;
-    int64_t* indices = with_indices ? p.indices + row * p.w.out : nullptr;
     if (d.empty() || h.empty()) {
       std::fill_n(y, p.w.out, from_float<T>(-std::numeric_limits<float>::infinity()));
-      if constexpr (with_indices) std::fill_n(indices, p.w.out, int64_t{-1});
+      if constexpr (with_indices) {
+        std::fill_n(static_cast<Index*>(p.indices) + row * p.w.out, p.w.out, Index{-1});
+      }
       continue;
     }
     const int64_t base = (position(p.d, od, d.begin) * p.h.in + position(p.h, oh, h.begin)) * p.w.in;
@@ -148,8 +151,9 @@ void forward_plain_rows(const Params& p, int64_t row_begin, int64_t row_end, voi
       reduce_row<with_indices, 0>(p, values, places, voxels, y, y_places);
     }
     if constexpr (with_indices) {
+      Index* indices = static_cast<Index*>(p.indices) + row * p.w.out;
       for (int64_t w = 0; w < p.w.out; ++w) {
-        indices[w] = y_places[w] == no_place ? -1 : base + y_places[w];
+        indices[w] = y_places[w] == no_place ? Index{-1} : static_cast<Index>(base + y_places[w]);
       }
     }
   }
@@ -157,9 +161,10 @@ void forward_plain_rows(const Params& p, int64_t row_begin, int64_t row_end, voi
 
 // One output voxel, `blocks` vectors of channels, the last of them with `last` channels. x: the channels'
 // first element in the plane.
-template <bool with_indices, int blocks, class T>
+template <class Index, int blocks, class T>
 inline void pool_voxel(const Params& p, const T* x, Range d, Range h, Range w, int64_t od, int64_t oh,
-                       int64_t ow, int64_t last, T* y, int64_t* indices) {
+                       int64_t ow, int64_t last, T* y, Index* indices) {
+  constexpr bool with_indices = !std::is_void_v<Index>;
   Vec best[blocks];
   VecInt place[blocks];
   for (int b = 0; b < blocks; ++b) {
@@ -194,13 +199,14 @@ inline void pool_voxel(const Params& p, const T* x, Range d, Range h, Range w, i
     if constexpr (with_indices) {
       int32_t lanes[Vec::width];
       place[b].store(lanes);
-      for (int64_t c = 0; c < n; ++c) indices[b * Vec::width + c] = base + lanes[c];
+      for (int64_t c = 0; c < n; ++c) indices[b * Vec::width + c] = static_cast<Index>(base + lanes[c]);
     }
   }
 }
 
-template <bool with_indices, class T>
+template <class Index, class T>
 void forward_channels_last_rows(const Params& p, int64_t row_begin, int64_t row_end) {
+  constexpr bool with_indices = !std::is_void_v<Index>;
   constexpr int most = 4;
   const int64_t channels = p.channels;
   for (int64_t row = row_begin; row < row_end; ++row) {
@@ -211,24 +217,24 @@ void forward_channels_last_rows(const Params& p, int64_t row_begin, int64_t row_
       const Range w = taps_inside(p.w, ow);
       const int64_t out = (row * p.w.out + ow) * channels;
       T* y = static_cast<T*>(p.y) + out;
-      int64_t* indices = with_indices ? p.indices + out : nullptr;
       if (d.empty() || h.empty() || w.empty()) {
         std::fill_n(y, channels, from_float<T>(-std::numeric_limits<float>::infinity()));
-        if constexpr (with_indices) std::fill_n(indices, channels, int64_t{-1});
+        if constexpr (with_indices) std::fill_n(static_cast<Index*>(p.indices) + out, channels, Index{-1});
         continue;
       }
       for (int64_t c = 0; c < channels;) {
         const int64_t blocks = std::min<int64_t>((channels - c + Vec::width - 1) / Vec::width, most);
         const int64_t last = std::min(Vec::width, channels - c - (blocks - 1) * Vec::width);
-        int64_t* places = with_indices ? indices + c : nullptr;
+        Index* places = nullptr;
+        if constexpr (with_indices) places = static_cast<Index*>(p.indices) + out + c;
         if (blocks == 4) {
-          pool_voxel<with_indices, 4>(p, x + c, d, h, w, od, oh, ow, last, y + c, places);
+          pool_voxel<Index, 4>(p, x + c, d, h, w, od, oh, ow, last, y + c, places);
         } else if (blocks == 3) {
-          pool_voxel<with_indices, 3>(p, x + c, d, h, w, od, oh, ow, last, y + c, places);
+          pool_voxel<Index, 3>(p, x + c, d, h, w, od, oh, ow, last, y + c, places);
         } else if (blocks == 2) {
-          pool_voxel<with_indices, 2>(p, x + c, d, h, w, od, oh, ow, last, y + c, places);
+          pool_voxel<Index, 2>(p, x + c, d, h, w, od, oh, ow, last, y + c, places);
         } else {
-          pool_voxel<with_indices, 1>(p, x + c, d, h, w, od, oh, ow, last, y + c, places);
+          pool_voxel<Index, 1>(p, x + c, d, h, w, od, oh, ow, last, y + c, places);
         }
         c += blocks * Vec::width;
       }
@@ -239,18 +245,22 @@ void forward_channels_last_rows(const Params& p, int64_t row_begin, int64_t row_
 template <class T>
 void forward_plain(const Params& p, int64_t row_begin, int64_t row_end, void* scratch) {
   if (p.indices == nullptr) {
-    forward_plain_rows<false, T>(p, row_begin, row_end, scratch);
+    forward_plain_rows<void, T>(p, row_begin, row_end, scratch);
+  } else if (p.narrow) {
+    forward_plain_rows<int32_t, T>(p, row_begin, row_end, scratch);
   } else {
-    forward_plain_rows<true, T>(p, row_begin, row_end, scratch);
+    forward_plain_rows<int64_t, T>(p, row_begin, row_end, scratch);
   }
 }
 
 template <class T>
 void forward_channels_last(const Params& p, int64_t row_begin, int64_t row_end) {
   if (p.indices == nullptr) {
-    forward_channels_last_rows<false, T>(p, row_begin, row_end);
+    forward_channels_last_rows<void, T>(p, row_begin, row_end);
+  } else if (p.narrow) {
+    forward_channels_last_rows<int32_t, T>(p, row_begin, row_end);
   } else {
-    forward_channels_last_rows<true, T>(p, row_begin, row_end);
+    forward_channels_last_rows<int64_t, T>(p, row_begin, row_end);
   }
 }
 
@@ -267,11 +277,147 @@ void forward_channels_last_bf16(const Params& p, int64_t begin, int64_t end, voi
   forward_channels_last<bfloat16>(p, begin, end);
 }
 
+// Where p[0, n) are, counted from `first`: as far as int32_t reaches. Lanes past n are of no meaning.
+inline VecInt places_from(const int32_t* p, int64_t n, int64_t first) {
+  VecInt places;
+  if (n == Vec::width) {
+    places = VecInt::load(p);
+  } else {
+    const Vec lanes = Vec::load(reinterpret_cast<const float*>(p), n);
+    std::memcpy(&places, &lanes, sizeof places);
+  }
+  return places + VecInt::broadcast(static_cast<int32_t>(-first));
+}
+inline VecInt places_from(const int64_t* p, int64_t n, int64_t first) {
+  constexpr int64_t most = no_place;
+  int32_t lanes[Vec::width];
+  if (n == Vec::width) {
+    for (int64_t i = 0; i < Vec::width; ++i) {
+      lanes[i] = static_cast<int32_t>(std::clamp(p[i] - first, -most, most));
+    }
+  } else {
+    for (int64_t i = 0; i < Vec::width; ++i) {
+      lanes[i] = i < n ? static_cast<int32_t>(std::clamp(p[i] - first, -most, most)) : no_place;
+    }
+  }
+  return VecInt::load(lanes);
+}
+
+// Which lanes of places equal a number.
+class Equals {
+ public:
+  explicit inline Equals(int32_t value)
+      : below_(VecInt::broadcast(value - 1)), above_(VecInt::broadcast(value + 1)) {}
+  inline Vec::Mask operator()(VecInt places) const {
+    return Vec::both(VecInt::less(below_, places), VecInt::less(places, above_));
+  }
+
+ private:
+  VecInt below_, above_;
+};
+
+// What a vector of windows brings to `count` taps of a row of dx that begins at `first`. dy, indices: the
+// windows' first element in the plane; from: minus their first tap; values: of the first of the taps.
+template <int count, class Index, class T>
+inline void gather_taps(const BackwardParams& p, const T* dy, const Index* indices, Range d, Range h,
+                        int64_t n, int64_t first, VecInt from, int64_t tap, float* values, int64_t pitch) {
+  Vec sum[count];
+  for (int j = 0; j < count; ++j) sum[j] = Vec::zero();
+  for (int64_t i = d.begin; i < d.end; ++i) {
+    for (int64_t k = h.begin; k < h.end; ++k) {
+      const int64_t at = (i * p.h.out + k) * p.w.out;
+      const VecInt distance = places_from(indices + at, n, first) + from;
+      const Vec gradient = n == Vec::width ? Vec::load(dy + at) : Vec::load(dy + at, n);
+      for (int j = 0; j < count; ++j) {
+        const Equals named(static_cast<int32_t>((tap + j) * p.w.dilation));
+        sum[j] = Vec::select(named(distance), sum[j] + gradient, sum[j]);
+      }
+    }
+  }
+  for (int j = 0; j < count; ++j) sum[j].store(values + j * pitch);
+}
+
+// Plain: rows of dx, each from the rows of windows that reach to it. A window's gradient goes to the tap that
+// its index names, and rows of taps make the row of dx.
+template <class Index, class T, class Writer>
+void gather_plain_rows(const BackwardParams& p, int64_t row_begin, int64_t row_end, float* scratch,
+                       Writer& out) {
+  using pooling::outputs_touching;
+  const int64_t pitch = pooling::spread_row_length(p.w), row_values = p.w.kernel * pitch;
+  const int64_t at_once = pooling::rows_at_once(p.w), table_rows = pooling::most_outputs(p.w);
+  float* values = scratch + pooling::spread_left(p.w);
+  auto* minus_first_taps = reinterpret_cast<int32_t*>(scratch + at_once * row_values);
+  int32_t* table = minus_first_taps + pooling::round_up(p.w.out);
+  T* dx = reinterpret_cast<T*>(table + pooling::spread_table_length(p.w));
+  std::fill_n(scratch, at_once * row_values, 0.0f);
+  std::fill_n(minus_first_taps, pooling::round_up(p.w.out), 0);
+  for (int64_t w = 0; w < p.w.out; ++w) minus_first_taps[w] = static_cast<int32_t>(-position(p.w, w, 0));
+  fill_spread_table(p.w, pitch, pooling::round_up(p.w.out), table);
+
+  pooling::RowAt at(row_begin, p.d.in, p.h.in);
+  for (int64_t row = row_begin; row < row_end;) {
+    const int64_t rows = std::min(at_once, row_end - row);
+    for (int64_t r = 0; r < rows; ++r, at.next()) {
+      const Range d = outputs_touching(p.d, at.d, at.d + 1), h = outputs_touching(p.h, at.h, at.h + 1);
+      const int64_t first = (at.d * p.h.in + at.h) * p.w.in;
+      for (int64_t w = 0; w < p.w.out; w += Vec::width) {
+        const int64_t n = std::min(Vec::width, p.w.out - w);
+        const int64_t offset = at.plane * p.d.out * p.h.out * p.w.out + w;
+        const T* dy = static_cast<const T*>(p.dy) + offset;
+        const Index* indices = static_cast<const Index*>(p.indices) + offset;
+        const VecInt from = VecInt::load(minus_first_taps + w);
+        for (int64_t j = 0; j < p.w.kernel;) {
+          float* to = values + r * row_values + j * pitch + w;
+          if (p.w.kernel - j >= 3) {
+            gather_taps<3>(p, dy, indices, d, h, n, first, from, j, to, pitch);
+            j += 3;
+          } else if (p.w.kernel - j == 2) {
+            gather_taps<2>(p, dy, indices, d, h, n, first, from, j, to, pitch);
+            j += 2;
+          } else {
+            gather_taps<1>(p, dy, indices, d, h, n, first, from, j, to, pitch);
+            j += 1;
+          }
+        }
+      }
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      spread_row(p.w, values + r * row_values, pitch, table, table_rows, dx + r * p.w.in);
+    }
+    out.copy(reinterpret_cast<const char*>(dx), rows * p.w.in * static_cast<int64_t>(sizeof(T)));
+    row += rows;
+  }
+  out.finish();
+}
+
+// Which lanes i < n of p[i] name a place.
+template <class Index>
+class Names;
+template <>
+class Names<int64_t> {
+ public:
+  explicit inline Names(int64_t place) : place_(place) {}
+  inline Vec::Mask operator()(const int64_t* p, int64_t n) const { return Vec::equal(p, n, place_); }
+
+ private:
+  int64_t place_;
+};
+template <>
+class Names<int32_t> {
+ public:
+  explicit inline Names(int64_t place) : equals_(static_cast<int32_t>(place)) {}
+  inline Vec::Mask operator()(const int32_t* p, int64_t n) const { return equals_(places_from(p, n, 0)); }
+
+ private:
+  Equals equals_;
+};
+
 // One voxel of dx, `blocks` vectors of channels, the last of them with `last` channels. dy, indices: the
 // channels' first element in the image.
-template <int blocks, class T>
-inline void gather_voxel(const BackwardParams& p, const T* dy, const int64_t* indices, Range d, Range h,
+template <int blocks, class T, class Index>
+inline void gather_voxel(const BackwardParams& p, const T* dy, const Index* indices, Range d, Range h,
                          Range w, int64_t place, int64_t last, T* dx) {
+  const Names<Index> names(place);
   Vec sum[blocks];
   for (int b = 0; b < blocks; ++b) sum[b] = Vec::zero();
   for (int64_t i = d.begin; i < d.end; ++i) {
@@ -281,7 +427,7 @@ inline void gather_voxel(const BackwardParams& p, const T* dy, const int64_t* in
         for (int b = 0; b < blocks; ++b) {
           const int64_t at = o + b * Vec::width, n = b + 1 < blocks ? Vec::width : last;
           const Vec gradient = n == Vec::width ? Vec::load(dy + at) : Vec::load(dy + at, n);
-          sum[b] = Vec::select(Vec::equal(indices + at, n, place), sum[b] + gradient, sum[b]);
+          sum[b] = Vec::select(names(indices + at, n), sum[b] + gradient, sum[b]);
         }
       }
     }
@@ -294,19 +440,28 @@ inline void gather_voxel(const BackwardParams& p, const T* dy, const int64_t* in
   }
 }
 
-template <class T>
-void backward_gather(const BackwardParams& p, int64_t row_begin, int64_t row_end) {
+// Channels last.
+template <class Index, class T, class Writer>
+void gather_rows(const BackwardParams& p, int64_t row_begin, int64_t row_end, float* scratch, Writer& out) {
   using pooling::outputs_touching;
-  for (int64_t row = row_begin; row < row_end; ++row) {
-    const int64_t h = row % p.h.in, d = row / p.h.in % p.d.in, image = row / (p.h.in * p.d.in);
+  auto* windows = reinterpret_cast<int32_t*>(scratch);
+  T* row_dx = reinterpret_cast<T*>(windows + 2 * pooling::round_up(p.w.in));
+  for (int64_t w = 0; w < p.w.in; ++w) {
+    const Range of = outputs_touching(p.w, w, w + 1);
+    windows[2 * w] = static_cast<int32_t>(of.begin);
+    windows[2 * w + 1] = static_cast<int32_t>(of.end);
+  }
+  pooling::RowAt row(row_begin, p.d.in, p.h.in);
+  for (int64_t remaining = row_end - row_begin; remaining > 0; --remaining, row.next()) {
+    const int64_t h = row.h, d = row.d, image = row.plane;
     const Range od = outputs_touching(p.d, d, d + 1), oh = outputs_touching(p.h, h, h + 1);
     const int64_t offset = image * p.d.out * p.h.out * p.w.out * p.channels;
     const T* dy = static_cast<const T*>(p.dy) + offset;
-    const int64_t* indices = p.indices + offset;
+    const Index* indices = static_cast<const Index*>(p.indices) + offset;
     for (int64_t w = 0; w < p.w.in; ++w) {
-      const Range ow = outputs_touching(p.w, w, w + 1);
+      const Range ow{windows[2 * w], windows[2 * w + 1]};
       const int64_t place = (d * p.h.in + h) * p.w.in + w;
-      T* dx = static_cast<T*>(p.dx) + (row * p.w.in + w) * p.channels;
+      T* dx = row_dx + w * p.channels;
       for (int64_t c = 0; c < p.channels;) {
         const int64_t blocks = std::min<int64_t>((p.channels - c + Vec::width - 1) / Vec::width, 2);
         const int64_t last = std::min(Vec::width, p.channels - c - (blocks - 1) * Vec::width);
@@ -318,12 +473,42 @@ void backward_gather(const BackwardParams& p, int64_t row_begin, int64_t row_end
         c += blocks * Vec::width;
       }
     }
+    out.copy(reinterpret_cast<const char*>(row_dx), p.w.in * p.channels * static_cast<int64_t>(sizeof(T)));
+  }
+  out.finish();
+}
+
+template <class Index, class T, class Writer>
+void gather_to(const BackwardParams& p, int64_t row_begin, int64_t row_end, float* scratch, Writer& out) {
+  if (p.channels == 1) {
+    gather_plain_rows<Index, T>(p, row_begin, row_end, scratch, out);
+  } else {
+    gather_rows<Index, T>(p, row_begin, row_end, scratch, out);
   }
 }
 
-void backward_gather_f32(const BackwardParams& p, int64_t begin, int64_t end) {
-  backward_gather<float>(p, begin, end);
+template <class T, class Writer>
+void gather(const BackwardParams& p, int64_t row_begin, int64_t row_end, float* scratch, Writer&& out) {
+  if (p.narrow) {
+    gather_to<int32_t, T>(p, row_begin, row_end, scratch, out);
+  } else {
+    gather_to<int64_t, T>(p, row_begin, row_end, scratch, out);
+  }
 }
-void backward_gather_bf16(const BackwardParams& p, int64_t begin, int64_t end) {
-  backward_gather<bfloat16>(p, begin, end);
+
+template <class T>
+void backward_gather(const BackwardParams& p, int64_t row_begin, int64_t row_end, float* scratch) {
+  char* dx = reinterpret_cast<char*>(static_cast<T*>(p.dx) + row_begin * p.w.in * p.channels);
+  if (p.stream) {
+    gather<T>(p, row_begin, row_end, scratch, Streamed(dx));
+  } else {
+    gather<T>(p, row_begin, row_end, scratch, Direct{dx});
+  }
+}
+
+void backward_gather_f32(const BackwardParams& p, int64_t begin, int64_t end, float* scratch) {
+  backward_gather<float>(p, begin, end, scratch);
+}
+void backward_gather_bf16(const BackwardParams& p, int64_t begin, int64_t end, float* scratch) {
+  backward_gather<bfloat16>(p, begin, end, scratch);
 }

@@ -12,8 +12,8 @@ using pooling::Range;
 using pooling::taps_inside;
 
 // The windows of one row. x: the plane's first element; step: from one voxel to the next.
-template <class T>
-void pool_row(const Params& p, const T* x, int64_t step, int64_t od, int64_t oh, T* y, int64_t* indices) {
+template <class Index, class T>
+void pool_row(const Params& p, const T* x, int64_t step, int64_t od, int64_t oh, T* y, Index* indices) {
   const Range d = taps_inside(p.d, od), h = taps_inside(p.h, oh);
   for (int64_t ow = 0; ow < p.w.out; ++ow) {
     const Range w = taps_inside(p.w, ow);
@@ -33,35 +33,59 @@ void pool_row(const Params& p, const T* x, int64_t step, int64_t od, int64_t oh,
       }
     }
     y[ow * step] = from_float<T>(best);
-    if (indices != nullptr) indices[ow * step] = index;
+    if (indices != nullptr) indices[ow * step] = static_cast<Index>(index);
   }
 }
 
-template <class T>
-void forward_plain(const Params& p, int64_t row_begin, int64_t row_end) {
+// At an offset in p.indices, which may be null.
+template <class Index>
+Index* indices_at(const Params& p, int64_t offset) {
+  return p.indices == nullptr ? nullptr : static_cast<Index*>(p.indices) + offset;
+}
+
+template <class Index, class T>
+void forward_plain_rows(const Params& p, int64_t row_begin, int64_t row_end) {
   for (int64_t row = row_begin; row < row_end; ++row) {
     const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, plane = row / (p.h.out * p.d.out);
     const int64_t out = row * p.w.out;
     pool_row(p, static_cast<const T*>(p.x) + plane * p.d.in * p.h.in * p.w.in, 1, od, oh,
-             static_cast<T*>(p.y) + out, p.indices == nullptr ? nullptr : p.indices + out);
+             static_cast<T*>(p.y) + out, indices_at<Index>(p, out));
   }
 }
 
-template <class T>
-void forward_channels_last(const Params& p, int64_t row_begin, int64_t row_end) {
+template <class Index, class T>
+void forward_channels_last_rows(const Params& p, int64_t row_begin, int64_t row_end) {
   for (int64_t row = row_begin; row < row_end; ++row) {
     const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, image = row / (p.h.out * p.d.out);
     for (int64_t c = 0; c < p.channels; ++c) {
       const int64_t out = row * p.w.out * p.channels + c;
       pool_row(p, static_cast<const T*>(p.x) + image * p.d.in * p.h.in * p.w.in * p.channels + c, p.channels,
-               od, oh, static_cast<T*>(p.y) + out, p.indices == nullptr ? nullptr : p.indices + out);
+               od, oh, static_cast<T*>(p.y) + out, indices_at<Index>(p, out));
     }
   }
 }
 
 template <class T>
-void join(const Params& p, const pooling::Parts& parts, const void* maxima, const int64_t* indices,
-          int64_t row_elements, int64_t row_begin, int64_t row_end) {
+void forward_plain(const Params& p, int64_t row_begin, int64_t row_end) {
+  if (p.narrow) {
+    forward_plain_rows<int32_t, T>(p, row_begin, row_end);
+  } else {
+    forward_plain_rows<int64_t, T>(p, row_begin, row_end);
+  }
+}
+
+template <class T>
+void forward_channels_last(const Params& p, int64_t row_begin, int64_t row_end) {
+  if (p.narrow) {
+    forward_channels_last_rows<int32_t, T>(p, row_begin, row_end);
+  } else {
+    forward_channels_last_rows<int64_t, T>(p, row_begin, row_end);
+  }
+}
+
+template <class Index, class T>
+void join_rows(const Params& p, const pooling::Parts& parts, const void* maxima, const Index* indices,
+               int64_t row_elements, int64_t row_begin, int64_t row_end) {
   const int64_t rows_in_plane = p.d.out * p.h.out;
   for (int64_t row = row_begin; row < row_end; ++row) {
     const int64_t oh = row % p.h.out, od = row / p.h.out % p.d.out, plane = row / rows_in_plane;
@@ -83,15 +107,27 @@ void join(const Params& p, const pooling::Parts& parts, const void* maxima, cons
         }
       }
       y[k] = from_float<T>(best);
-      if (indices != nullptr) p.indices[row * row_elements + k] = index;
+      if (indices != nullptr) {
+        static_cast<Index*>(p.indices)[row * row_elements + k] = static_cast<Index>(index);
+      }
     }
   }
 }
 
-#define VOLNET_DEFINE(DTYPE, T)                                                                 \
-  void join_##DTYPE(const Params& p, const pooling::Parts& parts, const void* maxima,           \
-                    const int64_t* indices, int64_t row_elements, int64_t begin, int64_t end) { \
-    join<T>(p, parts, maxima, indices, row_elements, begin, end);                               \
+template <class T>
+void join(const Params& p, const pooling::Parts& parts, const void* maxima, const void* indices,
+          int64_t row_elements, int64_t begin, int64_t end) {
+  if (p.narrow) {
+    join_rows<int32_t, T>(p, parts, maxima, static_cast<const int32_t*>(indices), row_elements, begin, end);
+  } else {
+    join_rows<int64_t, T>(p, parts, maxima, static_cast<const int64_t*>(indices), row_elements, begin, end);
+  }
+}
+
+#define VOLNET_DEFINE(DTYPE, T)                                                                            \
+  void join_##DTYPE(const Params& p, const pooling::Parts& parts, const void* maxima, const void* indices, \
+                    int64_t row_elements, int64_t begin, int64_t end) {                                    \
+    join<T>(p, parts, maxima, indices, row_elements, begin, end);                                          \
   }
 VOLNET_DEFINE(f32, float)
 VOLNET_DEFINE(bf16, bfloat16)
@@ -117,8 +153,8 @@ void forward_channels_last_f64(const Params& p, int64_t begin, int64_t end, void
   forward_channels_last<double>(p, begin, end);
 }
 
-template <class T>
-void backward_gather(const BackwardParams& p, int64_t row_begin, int64_t row_end) {
+template <class Index, class T>
+void gather_rows(const BackwardParams& p, int64_t row_begin, int64_t row_end) {
   using pooling::outputs_touching;
   const auto* dy = static_cast<const T*>(p.dy);
   for (int64_t row = row_begin; row < row_end; ++row) {
@@ -133,7 +169,7 @@ void backward_gather(const BackwardParams& p, int64_t row_begin, int64_t row_end
           for (int64_t j = oh.begin; j < oh.end; ++j) {
             for (int64_t k = ow.begin; k < ow.end; ++k) {
               const int64_t o = (((image * p.d.out + i) * p.h.out + j) * p.w.out + k) * p.channels + c;
-              if (p.indices[o] == place) sum += to_float(dy[o]);
+              if (static_cast<const Index*>(p.indices)[o] == place) sum += to_float(dy[o]);
             }
           }
         }
@@ -143,18 +179,30 @@ void backward_gather(const BackwardParams& p, int64_t row_begin, int64_t row_end
   }
 }
 
-void backward_gather_f32(const BackwardParams& p, int64_t begin, int64_t end) {
+template <class T>
+void backward_gather(const BackwardParams& p, int64_t begin, int64_t end) {
+  if (p.narrow) {
+    gather_rows<int32_t, T>(p, begin, end);
+  } else {
+    gather_rows<int64_t, T>(p, begin, end);
+  }
+}
+
+void backward_gather_f32(const BackwardParams& p, int64_t begin, int64_t end, float*) {
   backward_gather<float>(p, begin, end);
 }
-void backward_gather_bf16(const BackwardParams& p, int64_t begin, int64_t end) {
+void backward_gather_bf16(const BackwardParams& p, int64_t begin, int64_t end, float*) {
   backward_gather<bfloat16>(p, begin, end);
 }
-void backward_gather_f64(const BackwardParams& p, int64_t begin, int64_t end) {
+void backward_gather_f64(const BackwardParams& p, int64_t begin, int64_t end, float*) {
   backward_gather<double>(p, begin, end);
 }
 
 #include "kernels/max_pool3d/scatter_body.h"
 
+void backward_sparse_f64(const BackwardParams& p, int64_t begin, int64_t end) {
+  backward_sparse<double>(p, begin, end);
+}
 void backward_scatter_f64(const BackwardParams& p, const Slab& slab, float* scratch) {
   backward_scatter<double>(p, slab, scratch);
 }

@@ -20,6 +20,12 @@ int64_t scratch_bytes(const Params& p) {
   return (2 * padded_row(p) + padded_outputs(p) + table) * static_cast<int64_t>(sizeof(float));
 }
 
+int64_t gather_scratch(const BackwardParams& p) {
+  if (p.channels > 1) return 2 * pooling::round_up(p.w.in) + pooling::round_up(p.w.in * p.channels) + widest;
+  return pooling::rows_at_once(p.w) * p.w.kernel * pooling::spread_row_length(p.w) +
+         pooling::round_up(p.w.out) + pooling::spread_table_length(p.w) + pooling::spread_result_length(p.w);
+}
+
 bool fits_vector(const Params& p) {
   constexpr int64_t most = int64_t{1} << 30, longest_row = int64_t{1} << 22;
   const auto reach = [](const pooling::Axis& a) { return std::min(pooling::span(a), a.in); };
@@ -58,6 +64,17 @@ const isa::KernelTable<Gather> backward_gather_bf16{
     {"max_pool3d_backward_bf16_gather_avx512", Level::avx512, avx512::backward_gather_bf16}};
 const isa::KernelTable<Gather> backward_gather_f64{
     {"max_pool3d_backward_f64_gather_scalar", Level::scalar, scalar::backward_gather_f64}};
+
+const isa::KernelTable<Sparse> backward_sparse_f32{
+    {"max_pool3d_backward_f32_sparse_scalar", Level::scalar, scalar::backward_sparse_f32},
+    {"max_pool3d_backward_f32_sparse_avx2", Level::avx2, avx2::backward_sparse_f32},
+    {"max_pool3d_backward_f32_sparse_avx512", Level::avx512, avx512::backward_sparse_f32}};
+const isa::KernelTable<Sparse> backward_sparse_bf16{
+    {"max_pool3d_backward_bf16_sparse_scalar", Level::scalar, scalar::backward_sparse_bf16},
+    {"max_pool3d_backward_bf16_sparse_avx2", Level::avx2, avx2::backward_sparse_bf16},
+    {"max_pool3d_backward_bf16_sparse_avx512", Level::avx512, avx512::backward_sparse_bf16}};
+const isa::KernelTable<Sparse> backward_sparse_f64{
+    {"max_pool3d_backward_f64_sparse_scalar", Level::scalar, scalar::backward_sparse_f64}};
 
 const isa::KernelTable<Scatter> backward_scatter_f32{
     {"max_pool3d_backward_f32_scatter_scalar", Level::scalar, scalar::backward_scatter_f32},

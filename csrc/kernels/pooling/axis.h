@@ -21,7 +21,7 @@ struct Axis {
   // With tables: the widest window, about its stride, 0 and 1.
   int64_t kernel, stride, padding, dilation;
   const Range* windows = nullptr;   // [out], their begins and ends never descend
-  const Range* touching = nullptr;  // [in], the outputs whose windows hold a voxel
+  const Range* touching = nullptr;  // [in], the outputs whose windows hold a voxel; also without the other
 };
 
 // Voxels from the first tap to the last.
@@ -52,7 +52,7 @@ static inline Range outputs_touching(const Axis& a, int64_t begin, int64_t end) 
 
 // Most outputs whose windows reach to one voxel.
 static inline int64_t most_outputs(const Axis& a) {
-  if (a.touching) {
+  if (a.windows && a.touching) {
     int64_t most = 0;
     for (int64_t i = 0; i < a.in; ++i) most = std::max(most, a.touching[i].size());
     return most;

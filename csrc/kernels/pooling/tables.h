@@ -37,6 +37,28 @@ class TableAxis {
   Axis axis_;
 };
 
+// An axis without tables, with one of the outputs that hold a voxel: for loops that would divide by the
+// stride for every row. Not for axes so long that the table would count.
+class TouchingAxis {
+ public:
+  explicit TouchingAxis(const Axis& axis) : axis_(axis) {
+    constexpr int64_t longest = int64_t{1} << 20;
+    if (axis.touching || axis.in > longest) return;
+    touching_.resize(static_cast<size_t>(axis.in));
+    for (int64_t i = 0; i < axis.in; ++i)
+      touching_[static_cast<size_t>(i)] = outputs_touching(axis, i, i + 1);
+    axis_.touching = touching_.data();
+  }
+  TouchingAxis(const TouchingAxis&) = delete;
+  TouchingAxis& operator=(const TouchingAxis&) = delete;
+
+  operator const Axis&() const { return axis_; }
+
+ private:
+  std::vector<Range> touching_;
+  Axis axis_;
+};
+
 // torch's adaptive pooling: the windows share the axis out as evenly as whole voxels allow.
 inline std::vector<Range> adaptive_windows(int64_t in, int64_t out) {
   std::vector<Range> windows(static_cast<size_t>(out));
