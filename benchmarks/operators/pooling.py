@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from operators.work import BOTH, LAYOUTS, Shape, Work, nbytes, operator, partial, random, relative_l2
+from operators.work import BOTH, LAYOUTS, Shape, Work, nbytes, operator, partial, random, relative_l2, uniform
 from volnet import ops
 
 
@@ -30,6 +30,28 @@ def adaptive_avg_pool3d(shape: Shape) -> Work:
 @operator(*BOTH)
 def adaptive_max_pool3d(shape: Shape) -> Work:
     return pooling(shape, ops.adaptive_max_pool3d, F.adaptive_max_pool3d, exact=True)
+
+
+@operator(*BOTH)
+def fractional_max_pool3d(shape: Shape) -> Work:
+    return pooling(
+        shape,
+        with_samples(shape, ops.fractional_max_pool3d),
+        with_samples(shape, F.fractional_max_pool3d),
+        True,
+    )
+
+
+@operator(*BOTH, shapes="fractional_max_pool3d")
+def fractional_max_pool3d_backward(shape: Shape) -> Work:
+    functions = (with_samples(shape, f) for f in (ops.fractional_max_pool3d, F.fractional_max_pool3d))
+    return pooling_backward(shape, *functions, index_bytes=4)
+
+
+def with_samples(shape: Shape, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same windows for all, and in float64 too."""
+    samples = uniform(1, shape["channels"], 3).mul(4).floor().div(4)
+    return lambda x, **window: function(x, **window, _random_samples=samples.to(x.dtype))
 
 
 @operator(*BOTH, shapes="max_pool3d")

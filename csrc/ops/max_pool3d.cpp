@@ -7,6 +7,8 @@
 #include <cstring>
 #include <limits>
 
+#include "ops/dtypes.h"
+
 namespace volnet {
 namespace {
 
@@ -162,6 +164,55 @@ std::tuple<Tensor, std::optional<Tensor>> pool(const char* op, const Tensor& inp
   return {y, indices};
 }
 
+// In plain layout, whose rows have one channel: others go there and back.
+template <class T>
+std::tuple<Tensor, std::optional<Tensor>> pool_planes(const char* op, const Tensor& input,
+                                                      const std::vector<int64_t>& output_size,
+                                                      const std::function<Axes(int64_t)>& axes_of,
+                                                      Indices wanted) {
+  const Layout5 layout = layout_of(input);
+  const Tensor x = to_layout(input, Layout5::plain, op);
+  std::vector<int64_t> sizes = sizes_of(x);
+  for (size_t i = 0; i < 3; ++i) sizes[2 + i] = output_size[i];
+  const bool narrow = are_narrow(wanted, x);
+  // One channel or one voxel lies the same both ways, and then the strides say what the caller means.
+  const bool same_memory = sizes[1] == 1 || sizes[2] * sizes[3] * sizes[4] == 1;
+  const Layout5 written = same_memory ? layout : Layout5::plain;
+  const Tensor y = empty_volume<T>(sizes, written, op);
+  const std::optional<Tensor> indices = empty_indices(op, sizes, written, wanted, narrow);
+  if (numel(sizes) > 0) {
+    const int64_t in = x.size(2) * x.size(3) * x.size(4), out = sizes[2] * sizes[3] * sizes[4];
+    const auto plane_params = [&](int64_t plane) {
+      const Axes axes = axes_of(plane);
+      const int64_t index_bytes = narrow ? sizeof(int32_t) : sizeof(int64_t);
+      char* places = indices ? static_cast<char*>(indices->mutable_data_ptr()) : nullptr;
+      return Params{data<T>(x) + plane * in,
+                    mutable_data<T>(y) + plane * out,
+                    places == nullptr ? nullptr : places + plane * out * index_bytes,
+                    1,
+                    1,
+                    axes[0],
+                    axes[1],
+                    axes[2],
+                    narrow};
+    };
+    const Params first = plane_params(0);
+    const bool vector = max_pool3d::fits_vector(first);
+    const max_pool3d::Forward kernel = vector ? Kernels<T>::plain.best() : Kernels<T>::plain_any_size;
+    const int64_t rows = sizes[2] * sizes[3];
+    const int64_t rows_per_piece = std::max<int64_t>(piece_elements / row_reads(first, true), 1);
+    const int64_t parts = (rows + rows_per_piece - 1) / rows_per_piece, pieces = sizes[0] * sizes[1] * parts;
+    const int64_t scratch_bytes = vector ? max_pool3d::scratch_bytes(first) : 0;
+    const memory::Scratch scratch(worker_count(pieces) * scratch_bytes, op);
+    for_each_piece(pieces, [&](int64_t piece, int64_t worker) {
+      const int64_t begin = piece % parts * rows_per_piece;
+      kernel(plane_params(piece / parts), begin, std::min(begin + rows_per_piece, rows),
+             scratch.as<char>() + worker * scratch_bytes);
+    });
+  }
+  return {to_layout(y, layout, op), indices ? std::optional(to_layout(*indices, layout, op)) : std::nullopt};
+}
+
 void gather(const char* op, const BackwardParams& params, int64_t planes, max_pool3d::Gather kernel) {
   const int64_t rows = planes * params.d.in * params.h.in;
   const int64_t rows_per_piece = std::max<int64_t>(piece_elements / (params.w.in * params.channels), 1);
@@ -267,6 +318,15 @@ std::tuple<Tensor, std::optional<Tensor>> maximum(const char* op, const Tensor& 
     default:
       VOLNET_CHECK(false, op, ": x must be float32, float64 or bfloat16");
   }
+}
+
+std::tuple<Tensor, std::optional<Tensor>> maximum_of_planes(const char* op, const Tensor& x,
+                                                            const std::vector<int64_t>& output_size,
+                                                            const std::function<Axes(int64_t)>& axes_of,
+                                                            Indices indices) {
+  return with_floating_type(x.scalar_type(), op, "x", [&](auto type) {
+    return pool_planes<decltype(type)>(op, x, output_size, axes_of, indices);
+  });
 }
 
 Tensor maximum_backward(const char* op, const Tensor& grad, const Tensor& indices,

@@ -6,6 +6,7 @@ from volnet.nn.adaptive_max_pool3d import AdaptiveMaxPool3d
 from volnet.nn.avg_pool3d import AvgPool3d
 from volnet.nn.conv3d import Conv3d
 from volnet.nn.conv_transpose3d import ConvTranspose3d
+from volnet.nn.fractional_max_pool3d import FractionalMaxPool3d
 from volnet.nn.lp_pool3d import LPPool3d
 from volnet.nn.max_pool3d import MaxPool3d
 from volnet.nn.max_unpool3d import MaxUnpool3d
@@ -27,6 +28,7 @@ __all__ = [
     "ConstantPad3d",
     "Conv3d",
     "ConvTranspose3d",
+    "FractionalMaxPool3d",
     "GroupNorm",
     "InstanceNorm3d",
     "LPPool3d",

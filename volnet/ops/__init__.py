@@ -9,6 +9,7 @@ from volnet.ops.box_iou3d import box_iou3d
 from volnet.ops.cat import cat
 from volnet.ops.conv3d import conv3d, conv3d_with_statistics
 from volnet.ops.conv_transpose3d import conv_transpose3d
+from volnet.ops.fractional_max_pool3d import fractional_max_pool3d
 from volnet.ops.gaussian_filter3d import gaussian_filter3d
 from volnet.ops.grid_sample import affine_grid, grid_sample
 from volnet.ops.interpolate import interpolate
@@ -41,6 +42,7 @@ __all__ = [
     "conv_transpose3d",
     "crop3d",
     "elu",
+    "fractional_max_pool3d",
     "gaussian_filter3d",
     "gelu",
     "grid_sample",
