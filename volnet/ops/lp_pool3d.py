@@ -26,6 +26,9 @@ def lp_pool3d(
 
     ``y[n, c, o] = (sum over taps j of input[n, c, o * stride + j] ** p) ** (1 / p)``
 
+    It is composed of the powers, :func:`volnet.ops.avg_pool3d` (or ``max_pool3d``) and the roots: the powers
+    are a pass over memory, and a volume, more than those take.
+
     A negative sum, as an odd ``p`` can make, gives what torch's ``pow`` makes of it. A window that
     ``ceil_mode`` lets reach past the volume counts as if its mean filled it.
 
