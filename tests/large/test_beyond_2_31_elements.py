@@ -254,6 +254,62 @@ def test_avg_pool3d(layout: str) -> None:
         assert_near(dx[(0, slice(None), *voxel)], of_window / 8)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_max_unpool3d(layout: str) -> None:
+    need(14)
+    small = tuple(n // 2 for n in SPACE)
+    x = volume(WIDE, layout, small).requires_grad_()
+    # One voxel of each window of 2x2x2, in turn.
+    windows = torch.meshgrid(*map(torch.arange, small), indexing="ij")
+    corner = sum(windows, torch.tensor(0))
+    places = [2 * window + corner // 2**axis % 2 for axis, window in enumerate(windows)]
+    plane = (places[0] * SPACE[1] + places[1]) * SPACE[2] + places[2]
+    indices = plane.expand(1, WIDE, *small).contiguous(memory_format=LAYOUTS[layout])
+    y = ops.max_unpool3d(x, indices, 2)
+    assert y.numel() > 2**31
+    (dx,) = torch.autograd.grad(y, x, dy := volume(WIDE, layout, seed=3))
+    x, y = x.detach(), y.detach()
+    for voxel in voxels(SPACE, WIDE):
+        window = tuple(v // 2 for v in voxel)
+        taken = all(int(place[window]) == v for place, v in zip(places, voxel, strict=True))
+        assert torch.equal(y[(0, slice(None), *voxel)], x[(0, slice(None), *window)] * taken)
+    for voxel in voxels(small, WIDE):
+        place = tuple(int(axis[voxel]) for axis in places)
+        assert torch.equal(dx[(0, slice(None), *voxel)], dy[(0, slice(None), *place)])
+
+
+# To windows that overlap by a voxel, and to so few that they are made in parts.
+@pytest.mark.parametrize("size", [(150, 133, 128), (2, 1, 3)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_adaptive_pool3d(layout: str, size: tuple[int, int, int]) -> None:
+    need(12)
+    x = volume(WIDE, layout).requires_grad_()
+    assert x.numel() > 2**31
+    mean = ops.adaptive_avg_pool3d(x, size)
+    largest, places = ops.adaptive_max_pool3d(x, size, return_indices=True)
+    outputs = voxels(size, WIDE)[: 60 if math.prod(size) > 100 else 4]  # large windows take their time
+    for output in outputs:
+        starts = [o * n // k for o, n, k in zip(output, SPACE, size, strict=True)]
+        ends = [-(-(o + 1) * n // k) for o, n, k in zip(output, SPACE, size, strict=True)]
+        extent = tuple(end - start for start, end in zip(starts, ends, strict=True))
+        block = patch(x.detach(), starts, extent).flatten(1)
+        at = (0, slice(None), *output)
+        torch.testing.assert_close(mean.detach()[at].double(), block.mean(1), rtol=2**-8, atol=1e-4)
+        assert torch.equal(largest.detach()[at].double(), block.amax(1))
+    (dx,) = torch.autograd.grad(largest, x, torch.ones_like(largest))
+    for output in outputs:
+        at = places[(0, slice(None), *output)]
+        for channel, voxel in enumerate(zip(*torch.unravel_index(at, SPACE), strict=True)):
+            assert x.detach()[(0, channel, *voxel)] == largest.detach()[(0, channel, *output)]
+            assert dx[(0, channel, *voxel)] >= 1
+    assert int(dx[0, -1].count_nonzero()) == len(places[0, -1].unique())
+    del dx
+    (dx,) = torch.autograd.grad(mean, x, torch.ones_like(mean))
+    # What the windows give is what they got.
+    torch.testing.assert_close(float(dx[0, -1].double().sum()), float(math.prod(size)), rtol=1e-2, atol=0)
+    torch.testing.assert_close(float(dx[0, 0].double().sum()), float(math.prod(size)), rtol=1e-2, atol=0)
+
+
 @pytest.mark.parametrize("mode", ["nearest", "trilinear"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_interpolate(layout: str, mode: str) -> None:
