@@ -41,6 +41,8 @@ OPERATORS: dict[Any, Callable[..., Any]] = {
     F.sigmoid: ops.sigmoid,
     torch.sigmoid: ops.sigmoid,
     "sigmoid": ops.sigmoid,
+    F.softmax: ops.softmax,
+    torch.softmax: ops.softmax,
     torch.cat: ops.cat,
     torch.concat: ops.cat,
     torch.concatenate: ops.cat,
@@ -80,7 +82,7 @@ def _by_name(ours: Callable[..., Any], node: Node) -> dict[str, Any] | None:
 
 def _is_default_of_torch(name: str, given: Any) -> bool:
     """Arguments that volnet's operators do not have, where they change nothing."""
-    return (name, given) in (
+    return name == "_stacklevel" or (name, given) in (
         ("antialias", False),
         ("recompute_scale_factor", None),
         ("return_indices", False),
