@@ -77,11 +77,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("plans_take_trace", &conv3d::take_trace);
 
   m.def("precision", [] { return static_cast<int>(conv3d::precision()); });
+  m.def("thread_precision", [] {
+    const auto level = conv3d::thread_precision();
+    return level ? std::optional(static_cast<int>(*level)) : std::nullopt;
+  });
   m.def("set_thread_precision", [](std::optional<int> level) {
-    const auto before = conv3d::thread_precision();
     conv3d::set_thread_precision(level ? std::optional(static_cast<conv3d::Precision>(*level))
                                        : std::nullopt);
-    return before ? std::optional(static_cast<int>(*before)) : std::nullopt;
   });
   m.def("set_precision", [](int level) { conv3d::set_precision(static_cast<conv3d::Precision>(level)); });
 

@@ -385,3 +385,15 @@ def test_jit_isinstance_of_a_class_breaks_no_graph() -> None:
         assert volnet.explain(volnet.optimize(model), x).graphs == 1
         x = volume((1, 2, 4, 4, 4)) - 0.5
         assert difference(volnet.optimize(JitIsinstance())(x), JitIsinstance()(x)) < 1e-6
+
+
+def test_gradients_have_the_precision_that_was_asked_for() -> None:
+    model, x = nn.Conv3d(32, 32, 3, padding=1), torch.randn(1, 32, 12, 12, 12, requires_grad=True)
+    exact = copy.deepcopy(model).double()
+    expected = torch.autograd.grad(exact(x.double()).square().sum(), (exact.weight, x))
+    errors = {}
+    for precision in ("highest", "high"):
+        optimized = volnet.optimize(model, precision=precision)
+        result = torch.autograd.grad(optimized(x).square().sum(), (model.weight, x))
+        errors[precision] = difference(result, expected)
+    assert errors["highest"] < 1e-6 < errors["high"] < 5e-5

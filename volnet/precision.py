@@ -35,9 +35,10 @@ def set_precision(level: str) -> None:
 
 
 @contextmanager
-def of_thread(level: str) -> Iterator[None]:
-    """What this thread convolves with in the meantime, whatever the precision of the process."""
-    before = _C.set_thread_precision(check_precision(level))
+def of_thread(level: int | None) -> Iterator[None]:
+    """What this thread convolves with in the meantime, by its number; None: as the process does."""
+    before = _C.thread_precision()
+    _C.set_thread_precision(level)
     try:
         yield
     finally:

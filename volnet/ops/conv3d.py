@@ -29,6 +29,7 @@ from volnet.ops._inputs import (
     transform,
     transform_gradient,
 )
+from volnet.ops._precision import register_autograd
 
 __all__ = ["conv3d", "conv3d_with_statistics"]
 
@@ -542,13 +543,7 @@ def _backward_of_weight(ctx: Any, twice: Tensor, twice_bias: Tensor) -> tuple[Te
     return to_grad, to_input, None, None, None, None, None
 
 
-torch.library.register_autograd("volnet::conv3d", _backward, setup_context=_setup_context)
-torch.library.register_autograd(
-    "volnet::conv3d_fused", _backward_of_fused, setup_context=_setup_fused_context
-)
-torch.library.register_autograd(
-    "volnet::_conv3d_backward_input", _backward_of_input, setup_context=_setup_input_context
-)
-torch.library.register_autograd(
-    "volnet::_conv3d_backward_weight", _backward_of_weight, setup_context=_setup_weight_context
-)
+register_autograd("volnet::conv3d", _backward, setup_context=_setup_context)
+register_autograd("volnet::conv3d_fused", _backward_of_fused, setup_context=_setup_fused_context)
+register_autograd("volnet::_conv3d_backward_input", _backward_of_input, setup_context=_setup_input_context)
+register_autograd("volnet::_conv3d_backward_weight", _backward_of_weight, setup_context=_setup_weight_context)

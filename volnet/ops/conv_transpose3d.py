@@ -29,6 +29,7 @@ from volnet.ops._epilogue import (
     from_result,
     trains,
 )
+from volnet.ops._precision import register_autograd
 
 __all__ = ["conv_transpose3d"]
 
@@ -297,7 +298,5 @@ def _sum_of_channels(grad: Tensor) -> Tensor:
     return total.to(grad.dtype)
 
 
-torch.library.register_autograd("volnet::conv_transpose3d", _backward, setup_context=_setup_context)
-torch.library.register_autograd(
-    "volnet::conv_transpose3d_fused", _backward_of_fused, setup_context=_setup_fused_context
-)
+register_autograd("volnet::conv_transpose3d", _backward, setup_context=_setup_context)
+register_autograd("volnet::conv_transpose3d_fused", _backward_of_fused, setup_context=_setup_fused_context)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from volnet.explain import Observer, observing
 from volnet.optimize.rules import rewrite
 from volnet.optimize.tracing import trace_through_jit_isinstance
-from volnet.precision import of_thread
+from volnet.precision import check_precision, of_thread
 
 __all__ = ["Backend", "compile_graph"]
 
@@ -27,6 +26,7 @@ class Backend:
 
     def __init__(self, precision: str | None = None) -> None:
         self.precision = precision
+        self._level = None if precision is None else check_precision(precision)
         self.graphs: list[dict[str, int]] = []
 
     def __call__(self, module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
@@ -37,7 +37,7 @@ class Backend:
 
         def run(*args: Any) -> Any:
             observer = observing.get()
-            with contextlib.nullcontext() if self.precision is None else of_thread(self.precision):
+            with of_thread(self._level):
                 return module(*args) if observer is None else _observed(module, changes, observer, args)
 
         return run
