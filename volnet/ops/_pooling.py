@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from volnet.ops._arguments import batched, check_at_least, integer, triple
+from volnet._errors import names_shortage
+from volnet.ops._arguments import batched, check_at_least, integer, memory_format_of, triple
 
 Window = tuple[
     list[int], list[int], list[int], list[int]
@@ -97,3 +99,58 @@ def pick(volume: Tensor, indices: Tensor) -> Tensor:
     places = indices.flatten(2).clamp(min=0).long()
     picked = volume.flatten(2).gather(2, places).reshape(indices.shape)
     return picked * (indices >= 0)
+
+
+def register_gradients_of_maximum(op: str, geometry: Callable[..., Sequence[Any]]) -> None:
+    """Gradients of ``volnet::op`` and ``volnet::op_with_indices``, which take x, perhaps another tensor, and
+    numbers; the latter also whether the indices may be int32. They come from ``volnet::_op_backward``, which
+    takes the gradient, the indices, the size of x, ``geometry(*numbers)``, and whether it is channels_last.
+    """
+    with_indices = getattr(torch.ops.volnet, f"{op}_with_indices")
+    gradient = getattr(torch.ops.volnet, f"_{op}_backward")
+
+    def setup_with_indices(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, *rest = inputs
+        ctx.rest = len(rest)
+        ctx.geometry = geometry(*(r for r in rest if not isinstance(r, Tensor)))
+        ctx.input_size, ctx.channels_last = list(x.shape), memory_format_of(x) == torch.channels_last_3d
+        ctx.set_materialize_grads(False)  # or the indices would get a gradient of zeros
+        ctx.save_for_backward(output[1])
+
+    @names_shortage
+    def backward_with_indices(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        grad_x = None
+        if grad is not None:
+            (indices,) = ctx.saved_tensors
+            grad_x = gradient(grad, indices, ctx.input_size, *ctx.geometry, ctx.channels_last)
+        return grad_x, *([None] * ctx.rest)
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.rest = len(inputs) - 1
+        ctx.numbers = [i for i in inputs if not isinstance(i, Tensor)]
+        ctx.save_for_backward(*(i for i in inputs if isinstance(i, Tensor)))
+
+    @names_shortage
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Only for direct calls of torch.ops.volnet: the indices have to be found again."""
+        x, *others = (tensor.detach() for tensor in ctx.saved_tensors)
+        _, indices = with_indices(x, *others, *ctx.numbers, True)
+        channels_last = memory_format_of(x) == torch.channels_last_3d
+        grad_x = gradient(grad, indices, list(x.shape), *geometry(*ctx.numbers), channels_last)
+        return grad_x, *([None] * ctx.rest)
+
+    def setup_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.rest = len(inputs) - 1
+        ctx.save_for_backward(inputs[1])
+
+    @names_shortage
+    def backward_of_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return pick(grad, ctx.saved_tensors[0]), *([None] * ctx.rest)
+
+    torch.library.register_autograd(f"volnet::{op}", backward, setup_context=setup)
+    torch.library.register_autograd(
+        f"volnet::{op}_with_indices", backward_with_indices, setup_context=setup_with_indices
+    )
+    torch.library.register_autograd(
+        f"volnet::_{op}_backward", backward_of_gradient, setup_context=setup_gradient
+    )

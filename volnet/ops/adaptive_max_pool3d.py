@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
 from volnet._errors import names_shortage
 from volnet.ops._arguments import check_bool, empty_volume, memory_format_of
-from volnet.ops._pooling import check_adaptive, index_dtype, pick
+from volnet.ops._pooling import check_adaptive, index_dtype, register_gradients_of_maximum
 
 __all__ = ["adaptive_max_pool3d"]
 
@@ -74,55 +73,6 @@ def _(grad: Tensor, indices: Tensor, input_size: list[int], channels_last: bool)
     return empty_volume(grad, input_size, layout)
 
 
-def _setup_with_indices(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, *_ = inputs
-    ctx.input_size = list(x.shape)
-    ctx.channels_last = memory_format_of(x) == torch.channels_last_3d
-    ctx.set_materialize_grads(False)  # or the indices would get a gradient of zeros
-    ctx.save_for_backward(output[1])
-
-
-@names_shortage
-def _backward_with_indices(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    grad_x = None
-    if grad is not None:
-        (indices,) = ctx.saved_tensors
-        grad_x = torch.ops.volnet._adaptive_max_pool3d_backward(
-            grad, indices, ctx.input_size, ctx.channels_last
-        )
-    return grad_x, None, None
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, ctx.output_size = inputs
-    ctx.save_for_backward(x)
-
-
-@names_shortage
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Only for direct calls of torch.ops.volnet.adaptive_max_pool3d: the indices have to be found again."""
-    (x,) = ctx.saved_tensors
-    _, indices = torch.ops.volnet.adaptive_max_pool3d_with_indices(x.detach(), ctx.output_size, True)
-    channels_last = memory_format_of(x) == torch.channels_last_3d
-    grad_x = torch.ops.volnet._adaptive_max_pool3d_backward(grad, indices, list(x.shape), channels_last)
-    return grad_x, None
-
-
-def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[1])
-
-
-@names_shortage
-def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return pick(grad, ctx.saved_tensors[0]), None, None, None
-
-
-torch.library.register_autograd("volnet::adaptive_max_pool3d", _backward, setup_context=_setup)
-torch.library.register_autograd(
-    "volnet::adaptive_max_pool3d_with_indices", _backward_with_indices, setup_context=_setup_with_indices
-)
-torch.library.register_autograd(
-    "volnet::_adaptive_max_pool3d_backward", _double_backward, setup_context=_setup_backward
-)
+register_gradients_of_maximum("adaptive_max_pool3d", lambda *_: ())
 for _name in ("adaptive_max_pool3d", "adaptive_max_pool3d_with_indices"):
     torch.library.register_autocast(f"volnet::{_name}", "cpu", torch.float32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from volnet.ops._arguments import (
     memory_format_of,
     triple,
 )
-from volnet.ops._pooling import index_dtype, pick
+from volnet.ops._pooling import index_dtype, register_gradients_of_maximum
 
 __all__ = ["fractional_max_pool3d"]
 
@@ -142,60 +141,6 @@ def _(
     return empty_volume(grad, input_size, layout)
 
 
-def _setup_with_indices(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, _, ctx.kernel_size, *_ = inputs
-    ctx.input_size = list(x.shape)
-    ctx.channels_last = memory_format_of(x) == torch.channels_last_3d
-    ctx.set_materialize_grads(False)  # or the indices would get a gradient of zeros
-    ctx.save_for_backward(output[1])
-
-
-@names_shortage
-def _backward_with_indices(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    grad_x = None
-    if grad is not None:
-        (indices,) = ctx.saved_tensors
-        grad_x = torch.ops.volnet._fractional_max_pool3d_backward(
-            grad, indices, ctx.input_size, ctx.kernel_size, ctx.channels_last
-        )
-    return grad_x, None, None, None, None
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, samples, *ctx.window = inputs
-    ctx.save_for_backward(x, samples)
-
-
-@names_shortage
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Only for direct calls of torch.ops.volnet.fractional_max_pool3d: the indices have to be found again."""
-    x, samples = ctx.saved_tensors
-    kernel_size, _ = ctx.window
-    _, indices = torch.ops.volnet.fractional_max_pool3d_with_indices(
-        x.detach(), samples.detach(), *ctx.window, True
-    )
-    channels_last = memory_format_of(x) == torch.channels_last_3d
-    grad_x = torch.ops.volnet._fractional_max_pool3d_backward(
-        grad, indices, list(x.shape), kernel_size, channels_last
-    )
-    return grad_x, None, None, None
-
-
-def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[1])
-
-
-@names_shortage
-def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return pick(grad, ctx.saved_tensors[0]), None, None, None, None
-
-
-torch.library.register_autograd("volnet::fractional_max_pool3d", _backward, setup_context=_setup)
-torch.library.register_autograd(
-    "volnet::fractional_max_pool3d_with_indices", _backward_with_indices, setup_context=_setup_with_indices
-)
-torch.library.register_autograd(
-    "volnet::_fractional_max_pool3d_backward", _double_backward, setup_context=_setup_backward
-)
+register_gradients_of_maximum("fractional_max_pool3d", lambda kernel_size, *_: (kernel_size,))
 for _name in ("fractional_max_pool3d", "fractional_max_pool3d_with_indices"):
     torch.library.register_autocast(f"volnet::{_name}", "cpu", torch.float32)

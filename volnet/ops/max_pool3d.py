@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,13 @@ from torch import Tensor
 import volnet._extension  # noqa: F401 - registers torch.ops.volnet
 from volnet._errors import names_shortage
 from volnet.ops._arguments import batched, check_bool, empty_volume, memory_format_of
-from volnet.ops._pooling import check_volume, check_window, index_dtype, output_size, pick
+from volnet.ops._pooling import (
+    check_volume,
+    check_window,
+    index_dtype,
+    output_size,
+    register_gradients_of_maximum,
+)
 
 __all__ = ["max_pool3d"]
 
@@ -114,55 +119,4 @@ def _(
     return empty_volume(grad, input_size, layout)
 
 
-def _setup_with_indices(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, kernel_size, stride, padding, dilation, *_ = inputs
-    ctx.window = (kernel_size, stride, padding, dilation)
-    ctx.input_size = list(x.shape)
-    ctx.channels_last = memory_format_of(x) == torch.channels_last_3d
-    ctx.set_materialize_grads(False)  # or the indices would get a gradient of zeros
-    ctx.save_for_backward(output[1])
-
-
-@names_shortage
-def _backward_with_indices(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    grad_x = None
-    if grad is not None:
-        (indices,) = ctx.saved_tensors
-        grad_x = torch.ops.volnet._max_pool3d_backward(
-            grad, indices, ctx.input_size, *ctx.window, ctx.channels_last
-        )
-    return grad_x, None, None, None, None, None, None
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, *ctx.arguments = inputs
-    ctx.save_for_backward(x)
-
-
-@names_shortage
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Only for direct calls of torch.ops.volnet.max_pool3d: the indices have to be found again."""
-    (x,) = ctx.saved_tensors
-    *window, _ = ctx.arguments
-    _, indices = torch.ops.volnet.max_pool3d_with_indices(x.detach(), *ctx.arguments, True)
-    channels_last = memory_format_of(x) == torch.channels_last_3d
-    grad_x = torch.ops.volnet._max_pool3d_backward(grad, indices, list(x.shape), *window, channels_last)
-    return grad_x, None, None, None, None, None
-
-
-def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[1])
-
-
-@names_shortage
-def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return pick(grad, ctx.saved_tensors[0]), None, None, None, None, None, None, None
-
-
-torch.library.register_autograd("volnet::max_pool3d", _backward, setup_context=_setup)
-torch.library.register_autograd(
-    "volnet::max_pool3d_with_indices", _backward_with_indices, setup_context=_setup_with_indices
-)
-torch.library.register_autograd(
-    "volnet::_max_pool3d_backward", _double_backward, setup_context=_setup_backward
-)
+register_gradients_of_maximum("max_pool3d", lambda *numbers: numbers[:4])
