@@ -31,17 +31,32 @@ int64_t forward(const Params& p, const Slab& slab) {
   return count;
 }
 
+// dx of a run of voxels of one plane, whose dy begins at `dy`; one_channel is p.channels == 1.
+template <bool one_channel, class T>
+inline void pick(const Params& p, const T* dy, const int64_t* indices, int64_t voxels, T* dx) {
+  const auto inside = static_cast<uint64_t>(p.y_slices * p.y_slice);
+  const int64_t channels = one_channel ? 1 : p.channels;
+  for (int64_t voxel = 0; voxel < voxels; ++voxel, indices += channels, dx += channels) {
+    for (int64_t c = 0; c < channels; ++c) {
+      dx[c] = static_cast<uint64_t>(indices[c]) < inside ? dy[indices[c] * channels + c] : T{};
+    }
+  }
+}
+
 template <class T>
 void backward(const Params& p, int64_t begin, int64_t end) {
-  const int64_t plane = p.y_slices * p.y_slice;
-  for (int64_t voxel = begin; voxel < end; ++voxel) {
-    const T* dy = static_cast<const T*>(p.source) + voxel / (p.slices * p.slice) * plane * p.channels;
+  const int64_t source = p.slices * p.slice, plane = p.y_slices * p.y_slice;
+  for (int64_t voxel = begin; voxel < end;) {
+    const T* dy = static_cast<const T*>(p.source) + voxel / source * plane * p.channels;
     const int64_t* indices = p.indices + voxel * p.channels;
     T* dx = static_cast<T*>(p.result) + voxel * p.channels;
-    for (int64_t c = 0; c < p.channels; ++c) {
-      const bool inside = static_cast<uint64_t>(indices[c]) < static_cast<uint64_t>(plane);
-      dx[c] = inside ? dy[indices[c] * p.channels + c] : T{};
+    const int64_t run = std::min(end, (voxel / source + 1) * source) - voxel;
+    if (p.channels == 1) {
+      pick<true>(p, dy, indices, run, dx);
+    } else {
+      pick<false>(p, dy, indices, run, dx);
     }
+    voxel += run;
   }
 }
 
