@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from types import GenericAlias
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import torch
 from torch._dynamo import trace_rules
@@ -25,6 +24,14 @@ def trace_through_jit_isinstance() -> None:
 
 
 def _isinstance(obj: Any, target_type: Any) -> bool:
-    if isinstance(target_type, GenericAlias) or not isinstance(target_type, type):
-        return bool(torch._jit_internal._isinstance(obj, target_type))
-    return isinstance(obj, target_type)
+    origin = get_origin(target_type)
+    if origin is None:
+        return isinstance(obj, target_type)
+    inner = get_args(target_type)
+    if origin in (list, dict, tuple) and not isinstance(obj, origin):
+        return False
+    if origin is list:
+        return all(_isinstance(item, inner[0]) for item in obj)
+    if origin is dict:
+        return all(_isinstance(k, inner[0]) and _isinstance(v, inner[1]) for k, v in obj.items())
+    return bool(torch._jit_internal._isinstance(obj, target_type))
