@@ -58,7 +58,7 @@ def interpolate_backward(shape: Shape) -> Work:
         implementations,
         error=lambda gradients: relative_l2(gradients[0], expected),
         # torch sums bfloat16 gradients in bfloat16 in some of its kernels.
-        tolerance=2e-6 if dtype == torch.float32 else 2e-2,
+        tolerance=5e-6 if dtype == torch.float32 else 2e-2,
         bytes=float(nbytes(x, dy)),
     )
 
