@@ -6,6 +6,7 @@ from volnet import isa, memory, nn, ops, plans
 from volnet._errors import OutOfMemoryError
 from volnet.explain import explain
 from volnet.optimize.optimize import optimize
+from volnet.optimize.sliding_window import sliding_window
 from volnet.precision import get_precision, set_precision
 
 __version__ = version("volnet")
@@ -21,4 +22,5 @@ __all__ = [
     "optimize",
     "plans",
     "set_precision",
+    "sliding_window",
 ]
