@@ -11,17 +11,12 @@ from typing import Any
 import pytest
 from operators.work import LAYOUTS
 
+from volnet.bench.run import RETAINING
 from volnet.cli.info import collect
 
 # volnet keeps its memory and has it on huge pages; torch gives large tensors back to the system each time and
 # pays for their pages anew. So that kernels are compared and not allocators, torch gets a malloc that keeps
-# memory and maps huge pages as well: settings with which torch was as fast as with any, and steady. They are
-# read when a process starts.
-RETAINING = (
-    "glibc.malloc.hugetlb=1"
-    f":glibc.malloc.mmap_threshold={1 << 40}:glibc.malloc.trim_threshold={1 << 40}"
-    f":glibc.malloc.top_pad={1 << 29}"
-)
+# memory and maps huge pages as well.
 RESULTS = pytest.StashKey[dict[tuple[str, str], Any]]()
 
 

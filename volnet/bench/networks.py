@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -41,26 +42,27 @@ def dynunet() -> nn.Module:
     return DynUNet(3, 1, 3, [3] * 5, strides, strides[1:], filters=[32, 64, 128, 256, 320])
 
 
-def plain_conv_unet() -> nn.Module:
-    """nnU-Net's 3d_fullres."""
+def plain_conv_unet(kind: Any = None, **blocks: Any) -> nn.Module:
+    """nnU-Net's 3d_fullres; or its other networks, which have the same stages but other blocks in them."""
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
-    return PlainConvUNet(
-        input_channels=1,
-        n_stages=6,
-        features_per_stage=(32, 64, 128, 256, 320, 320),
-        conv_op=nn.Conv3d,
-        kernel_sizes=3,
-        strides=(1, 2, 2, 2, 2, 2),
-        n_conv_per_stage=2,
-        num_classes=3,
-        n_conv_per_stage_decoder=2,
-        conv_bias=True,
-        norm_op=nn.InstanceNorm3d,
-        norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True},
-    )
+    options: dict[str, Any] = {
+        "input_channels": 1,
+        "n_stages": 6,
+        "features_per_stage": (32, 64, 128, 256, 320, 320),
+        "conv_op": nn.Conv3d,
+        "kernel_sizes": 3,
+        "strides": (1, 2, 2, 2, 2, 2),
+        "num_classes": 3,
+        "n_conv_per_stage_decoder": 2,
+        "conv_bias": True,
+        "norm_op": nn.InstanceNorm3d,
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "nonlin": nn.LeakyReLU,
+        "nonlin_kwargs": {"inplace": True},
+    }
+    network: nn.Module = (kind or PlainConvUNet)(**options | (blocks or {"n_conv_per_stage": 2}))
+    return network
 
 
 def basic_unet() -> nn.Module:
@@ -163,5 +165,6 @@ def volume(batch: int, channels: int, size: tuple[int, ...]) -> Tensor:
 
 
 def answers(result: Any) -> list[Tensor]:
-    """The tensors among what a network gives, in an order that every runtime keeps."""
-    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+    """What a network gives as a list of tensors, in an order that every runtime keeps."""
+    leaves = tree_leaves(result)
+    return [torch.as_tensor(leaf) for leaf in leaves if isinstance(leaf, (Tensor, np.ndarray))]

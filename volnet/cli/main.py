@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from volnet import __version__
+from volnet.cli.bench import bench
 from volnet.cli.demo import demo
 from volnet.cli.detect import detect
 from volnet.cli.info import info
@@ -23,6 +24,8 @@ app = typer.Typer(
     $ volnet detect scan/ --out report   # a CT of yours; open report/report.html
 
     $ volnet info                        # what this machine has, and what volnet uses of it
+
+    $ volnet bench basic_unet            # a network on volnet and on everything else that runs it
 
     For research use only: volnet is not a medical device.
     """,
@@ -49,7 +52,7 @@ def main(
     """Options that come before a subcommand."""
 
 
-for command in (detect, demo, phantom, info):
+for command in (detect, demo, phantom, info, bench):
     app.command()(command)
 app.command("train-detector")(train_detector)
 
