@@ -1,6 +1,6 @@
 # What people and CI run. Every target sets up what it needs in .venv by itself.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-large sanitize bench figures lint wheel clean
+.PHONY: help demo test test-large sanitize bench networks ipex figures lint wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -40,7 +40,18 @@ bench: $(BUILT)  ## operators side by side with their peers; ONLY=conv3d for som
 	mkdir -p benchmarks/results
 	$(RUN) -m pytest benchmarks/ops.py -k "$(ONLY)" --benchmark-quiet --benchmark-json=benchmarks/results/ops.json
 
-figures: $(BUILT)  ## measures the tables of docs/ anew, a quarter of an hour on a machine that does nothing else
+networks: $(BUILT)  ## whole networks side by side with everything that runs them; to benchmarks/results
+	$(RUN) benchmarks/networks.py --out benchmarks/results
+
+# IPEX has ended at torch 2.8, which volnet does not load with, and is no longer maintained: for measuring
+# only. `volnet bench` finds it here by itself.
+IPEX := torch==2.8.0 torchvision==0.23.0 intel-extension-for-pytorch==2.8.0
+ipex:  ## an environment of its own for IPEX (2 GiB), with which `volnet bench` measures it as well
+	$(PYTHON) -m venv --clear build/ipex
+	build/ipex/bin/pip install --quiet --extra-index-url https://download.pytorch.org/whl/cpu \
+	  $(IPEX) monai dynamic-network-architectures
+
+figures: $(BUILT)  ## measures the tables of docs/ anew, an hour or two on a machine that does nothing else
 	$(RUN) benchmarks/figures.py
 
 lint: $(BUILT)  ## ruff, mypy, clang-format

@@ -1,5 +1,5 @@
-"""Published networks through volnet.optimize: how much of the time is on its operators, how many times as fast
-as torch, and how far from float64.
+"""Published networks through volnet.optimize: how much of the time is on its operators, how many times
+as fast as torch, and how far from float64.
 
     python benchmarks/published.py                 # all of tests/cases/networks.py, in their usual widths
     python benchmarks/published.py UNet SwinUNETR

@@ -188,6 +188,9 @@ def measure(
     network: Network = make(name, size, check)
     threads = threads or torch.get_num_threads()
     case = Case(name, network.size, network.check, batch, threads, [])
+    for part in only:
+        if not any(part in peer for peer in PEERS):
+            raise ValueError(f"no peer has {part} in its name; there are {'; '.join(PEERS)}")
     chosen = [peer for peer in PEERS.values() if not only or any(part in peer.name for part in only)]
     chosen = [peer for peer in chosen if peer.precision in precisions and peer.name != VOLNET]
     with tempfile.TemporaryDirectory() as temporary:

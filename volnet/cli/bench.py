@@ -74,6 +74,10 @@ def bench(
 
     with one_line_errors(ValueError):
         wanted_size, wanted_check = _sizes(size, "--size"), _sizes(check, "--check")
+        if wanted_size is not None and len(wanted_size) != 4:
+            raise ValueError(f"a size is channels and three spatial sizes, got {size}")
+        if wanted_check is not None and len(wanted_check) != 3:
+            raise ValueError(f"--check is three spatial sizes, got {check}")
         precisions = _precisions(precision)
         facts = collect()
         typer.echo(f"{machine_line(facts)}\n")
