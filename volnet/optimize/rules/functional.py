@@ -25,6 +25,7 @@ CHANGING = (
     *(operator.ifloordiv, operator.imod, operator.ipow, operator.iand, operator.ior, operator.ixor),
     *(operator.ilshift, operator.irshift, operator.imatmul),
 )
+NEW = (torch.zeros, torch.ones, torch.empty, torch.full)
 IN_PLACE = {
     operator.iadd: operator.add,
     operator.imul: operator.mul,
@@ -63,8 +64,20 @@ def make_functional(graph: Graph) -> int:
 
 def changes_in_place(graph: Graph) -> bool:
     """Whether a tensor is still changed that others may hold a view of: then no layout may be another
-    than the network was written for. Buffers of a network, which batch norm counts in, are nobody's view."""
-    return any(_changes_a_volume(node) for node in graph.nodes)
+    than the network was written for. Buffers of a network, which batch norm counts in, are nobody's view, and
+    nothing has read a new tensor that is being filled, such as the mask of SwinUNETR's windows."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    return any(_changes_a_volume(node) and not _fills(node, order) for node in graph.nodes)
+
+
+def _fills(node: Node, order: dict[Node, int]) -> bool:
+    """Whether it sets a part of a new tensor, before which others may have been set, but nothing was read."""
+    if not runs(node, operator.setitem) or not runs(node.args[0], *NEW):
+        return False
+    new = node.args[0]
+    assert isinstance(new, Node)
+    earlier = [user for user in new.users if order[user] <= order[node]]
+    return all(runs(user, operator.setitem) and new not in user.args[1:] for user in earlier)
 
 
 def _changes_a_volume(node: Node) -> bool:
