@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from volnet.optimize.graph import is_volume, runs, value
+from volnet.optimize.graph import runs, value
 
 ACTIVATIONS = (F.relu, F.leaky_relu, F.elu, F.silu)
 # Functions with a result of their own: none is a view of an argument.
@@ -18,7 +18,7 @@ FRESH = (
     *(torch.conv3d, torch.conv_transpose3d, torch.cat, torch.add, torch.mul, torch.sub),
     *(operator.add, operator.mul, operator.sub, F.interpolate, F.relu, F.leaky_relu, F.elu, F.silu, F.gelu),
     *(F.instance_norm, F.batch_norm, F.group_norm, F.layer_norm, F.prelu, torch.prelu, torch.relu),
-    *(F.max_pool3d, F.avg_pool3d, torch.sigmoid, torch.tanh),
+    *(F.max_pool3d, F.avg_pool3d, F.linear, torch.sigmoid, torch.tanh),
 )
 CHANGING = (
     *(operator.setitem, operator.delitem, operator.iadd, operator.isub, operator.imul, operator.itruediv),
@@ -122,7 +122,7 @@ def _out_of_place(node: Node) -> Any:
 
 
 def _own(x: Any, node: Node, order: dict[Node, int]) -> bool:
-    """Whether ``x`` is a volume with memory of its own, which nobody before ``node`` holds a view of."""
-    if not is_volume(x) or not runs(x, *FRESH) or _out_of_place(x) is not None:
+    """Whether ``x`` is a tensor with memory of its own, which nobody before ``node`` holds a view of."""
+    if not isinstance(value(x), Tensor) or not runs(x, *FRESH) or _out_of_place(x) is not None:
         return False
     return all(runs(user, *FRESH) for user in x.users if order[user] < order[node])

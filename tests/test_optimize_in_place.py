@@ -1,4 +1,4 @@
-"""Tensors that a network makes and fills part by part do not keep volnet from the rest of it."""
+"""Changes in place that concern no volume do not keep volnet from the rest of a network."""
 
 from __future__ import annotations
 
@@ -33,6 +33,30 @@ class Filled(nn.Module):
         mask[:, :, 2:4] = 2
         mask[..., 1:] = x[..., 1:]
         return F.relu(self.conv(mask * x)) + before
+
+
+class Squeezed(nn.Module):
+    """With an activation in place on what is no volume, as squeeze-and-excitation has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(1, 4, 3, padding=1)
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return y * F.relu(self.linear(y.mean((2, 3, 4))), inplace=True)[:, :, None, None, None]
+
+
+def test_an_activation_in_place_on_a_matrix() -> None:
+    torch.manual_seed(0)
+    model, x = Squeezed().eval(), torch.randn(1, 1, 6, 7, 8)
+    optimized = volnet.optimize(model)
+    with torch.no_grad():
+        torch.testing.assert_close(optimized(x), model(x), rtol=1e-4, atol=1e-4)
+        ran = [row.operator for row in volnet.explain(optimized, x).rows]
+    assert any(name.startswith("volnet.conv3d") for name in ran)
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("read_before", ["", "result", "view", "itself"])
