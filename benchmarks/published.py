@@ -1,7 +1,7 @@
 """Published networks through volnet.optimize: how much of the time is on its operators, how many times
 as fast as torch, and how far from float64.
 
-    python benchmarks/published.py                 # all of tests/cases/networks.py, in their usual widths
+    python benchmarks/published.py                 # all of tests/networks.py, in their usual widths
     python benchmarks/published.py UNet SwinUNETR
 
 torch runs the network as its authors publish it: plain layout, float32, with a malloc that keeps its memory.
@@ -39,7 +39,7 @@ ROUNDS = 5
 
 def networks() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]:
     """What makes each, and batch, channels and spatial size of its volume; names are those of
-    tests/cases/networks.py."""
+    tests/networks.py."""
     import_torchvision()
     from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
     from monai.networks import nets

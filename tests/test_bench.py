@@ -252,7 +252,7 @@ def test_published_networks_are_those_of_the_tests(monkeypatch: pytest.MonkeyPat
     pytest.importorskip("dynamic_network_architectures")
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     known = importlib.import_module("published").networks()
-    cases = importlib.import_module("tests.cases.networks")
+    cases = importlib.import_module("tests.networks")
     assert list(known) == [network.name for network in cases.NETWORKS]
 
 
