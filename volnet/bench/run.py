@@ -30,6 +30,8 @@ RETAINING = (
     f":glibc.malloc.mmap_threshold={1 << 40}:glibc.malloc.trim_threshold={1 << 40}"
     f":glibc.malloc.top_pad={1 << 29}"
 )
+# As `bench`, not as `volnet.bench`: a peer's process has volnet in it only if it is volnet.
+START = "import sys; sys.path.insert(0, sys.argv[2]); from bench.worker import main; sys.path.pop(0); main()"
 PAUSE = 0.3  # seconds between two peers: threads of the last one that wait for more work have gone to sleep
 ROOM = 1.3  # times the largest process so far must be free for another one
 
@@ -116,14 +118,11 @@ class _Process:
             "threads": case.threads,
             "folder": str(self.folder),
         }
-        # As `bench`, not as `volnet.bench`: a peer's process has volnet in it only if it is volnet.
-        package = str(Path(__file__).parents[1])
-        path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), package])
-        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(case.threads)}
-        environment["GLIBC_TUNABLES"] = RETAINING if peer.retaining else ""
+        malloc = RETAINING if peer.retaining else ""
+        environment = os.environ | {"OMP_NUM_THREADS": str(case.threads), "GLIBC_TUNABLES": malloc}
         self.log = open(self.folder / "log", "w")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [python, "-m", "bench.worker", json.dumps(setup)],
+            [python, "-c", START, json.dumps(setup), str(Path(__file__).parents[1])],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

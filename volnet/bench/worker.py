@@ -1,8 +1,7 @@
 """A process of one peer: prepares a network, then runs it once for each line it is sent.
 
-    python -m bench.worker '{"peer": "torch", "network": "dynunet", ...}'
-
-Requests and replies are JSON, a line each. Not in this process's environment, perhaps: volnet.
+Its first argument is JSON, what :class:`Worker` takes; a request is a method's name, a reply is JSON, a line
+each. Not in this process's environment, perhaps: volnet.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from torch import nn
 from .networks import Network, answers, make, volume
 from .peers import PEERS
 
-__all__ = ["proc"]
+__all__ = ["main", "proc"]
 
 RAPL = Path("/sys/class/powercap")
 
@@ -174,7 +173,3 @@ def main() -> None:
                 reason = " ".join(str(error).split())
                 reply = {"error": f"{type(error).__name__}: {reason[:200]}"}
             print(json.dumps(reply), file=replies, flush=True)
-
-
-if __name__ == "__main__":
-    main()
