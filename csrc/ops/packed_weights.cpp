@@ -124,6 +124,32 @@ Cache& cache() {
   return *instance;
 }
 
+struct Known {
+  struct Entry {
+    Digest digest;
+    int64_t tensors = 0;
+  };
+  std::mutex mutex;
+  std::unordered_map<const void*, Entry> entries;
+};
+
+// Never destroyed, and safe to fork, as the cache.
+Known& known() {
+  static Known* instance = [] {
+    auto* made = new Known;
+    pthread_atfork([] { known().mutex.lock(); }, [] { known().mutex.unlock(); },
+                   [] { known().mutex.unlock(); });
+    return made;
+  }();
+  return *instance;
+}
+
+std::optional<Digest> known_digest(const void* data) {
+  const std::lock_guard lock(known().mutex);
+  const auto it = known().entries.find(data);
+  return it == known().entries.end() ? std::nullopt : std::optional(it->second.digest);
+}
+
 }  // namespace
 
 bool is_dense(const Tensor& x) {
@@ -156,8 +182,22 @@ Digest digest_of(const void* data, int64_t bytes) {
   return whole;
 }
 
+void know_digest(const void* data, const Digest& digest) {
+  const std::lock_guard lock(known().mutex);
+  Known::Entry& entry = known().entries[data];
+  entry.digest = digest;
+  ++entry.tensors;
+}
+
+void forget_digest(const void* data) {
+  const std::lock_guard lock(known().mutex);
+  const auto it = known().entries.find(data);
+  if (--it->second.tensors == 0) known().entries.erase(it);
+}
+
 Weights::Weights(const Tensor& tensor) : tensor_(tensor) {
-  if (tensor.numel() > 0 && is_dense(tensor)) {
+  digest_ = known_digest(tensor.const_data_ptr());
+  if (!digest_ && tensor.numel() > 0 && is_dense(tensor)) {
     digest_ =
         digest_of(tensor.const_data_ptr(), tensor.numel() * static_cast<int64_t>(tensor.element_size()));
   }

@@ -24,6 +24,11 @@ bool is_dense(const Tensor& x);
 
 digest::Digest digest_of(const void* data, int64_t bytes);
 
+// Weights that we have made ourselves, and that nobody changes, are known by a digest that is told and not
+// taken again. They are to be told once for each tensor over them, and forgotten when it is freed.
+void know_digest(const void* data, const digest::Digest& digest);
+void forget_digest(const void* data);
+
 using PackedBlock = std::shared_ptr<const memory::Scratch>;
 // What tells packed forms apart: where the weights lie, and everything the packing depends on.
 using PackingKey = std::vector<int64_t>;
@@ -34,6 +39,7 @@ class Weights {
   explicit Weights(const Tensor& tensor);
 
   const Tensor& tensor() const { return tensor_; }
+  const std::optional<digest::Digest>& digest() const { return digest_; }
 
   // `bytes` that `pack(void*)` has filled, in this call or an earlier one with the same `packing`. That must
   // hold every parameter of the packing but the tensor's address, shape and dtype, with the function that

@@ -1,5 +1,7 @@
 // The weights of a convolution times a scale of each filter: a batch norm folded into them. Like packed
 // weights they are kept while neither the weights nor the scale change.
+#include <array>
+
 #include "ops/packed_weights.h"
 #include "ops/tensors.h"
 
@@ -46,11 +48,18 @@ Tensor scaled_weights(const Tensor& given, const Tensor& scale, int64_t axis) {
       scale_rows(tensor, scale, axis, static_cast<bfloat16*>(to), to_bfloat16);
     }
   });
+  if (weight.digest()) {
+    const std::array<uint64_t, 5> parts = {weight.digest()->first, weight.digest()->second, factors.first,
+                                           factors.second, static_cast<uint64_t>(axis)};
+    know_digest(block->as<void>(), digest_of(parts.data(), static_cast<int64_t>(sizeof(parts))));
+  }
   std::vector<int64_t> strides;
   for (int64_t i = 0; i < tensor.dim(); ++i) strides.push_back(tensor.stride(i));
-  return torch::stable::from_blob(block->as<void>(), sizes_of(tensor), strides,
-                                  torch::stable::Device(torch::headeronly::DeviceType::CPU),
-                                  tensor.scalar_type(), [block](void*) {});
+  return torch::stable::from_blob(
+      block->as<void>(), sizes_of(tensor), strides, torch::stable::Device(torch::headeronly::DeviceType::CPU),
+      tensor.scalar_type(), [block, known = weight.digest().has_value()](void* data) {
+        if (known) forget_digest(data);
+      });
 }
 
 }  // namespace
