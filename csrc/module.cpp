@@ -113,6 +113,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("memory_trim", &memory::trim);
   m.def("memory_reset_peak", &memory::reset_peak);
   m.def("memory_retain", &memory::retain);
+  m.def("memory_available", &memory::available_bytes);
   m.def("memory_set_limit", &memory::set_limit);
   m.def("memory_set_packed_weights_limit", &set_packed_weights_limit);
 }

@@ -7,6 +7,7 @@ from volnet._errors import OutOfMemoryError
 from volnet.explain import explain
 from volnet.optimize.optimize import optimize
 from volnet.optimize.sliding_window import sliding_window
+from volnet.optimize.whole.whole_volume import plan_whole_volume, whole_volume
 from volnet.precision import get_precision, set_precision
 
 __version__ = version("volnet")
@@ -20,7 +21,9 @@ __all__ = [
     "nn",
     "ops",
     "optimize",
+    "plan_whole_volume",
     "plans",
     "set_precision",
     "sliding_window",
+    "whole_volume",
 ]
