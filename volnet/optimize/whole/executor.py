@@ -89,7 +89,7 @@ class _Run:
 
     def _trim(self, one: Pass) -> None:
         """What the pool keeps for others counts too."""
-        if self.plan.budget is not None and memory.stats()["cached"] > self.plan.budget - one.peak:
+        if memory.stats()["cached"] > self.plan.budget - one.peak:
             memory.trim()
 
     def _sweep(self, one: Pass) -> None:

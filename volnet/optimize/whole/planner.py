@@ -31,6 +31,8 @@ __all__ = ["Pass", "Plan", "Schedule", "cuts", "make_plan", "ranges", "with_conv
 FLOP = 1e-12
 BYTE = 1e-10
 VIEWS = ("view", "reshape", "permute", "transpose", "flatten", "getitem", "unsqueeze", "squeeze", "expand")
+# How many of the plans that a search begins with are improved.
+STARTS = 3
 # Slabs of a pass, few first.
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
 
@@ -195,7 +197,7 @@ class Plan:
     storage: torch.dtype | None
     peak: int  # bytes, as predicted
     seconds: float  # of a machine that computes FLOP and moves BYTE; for comparison only
-    budget: int | None = None
+    budget: int
 
     @property
     def passes(self) -> list[Pass]:
@@ -209,8 +211,7 @@ class Plan:
         return self.storage
 
     def __str__(self) -> str:
-        budget = "no budget" if self.budget is None else f"budget {gib(self.budget)}"
-        lines = [f"{len(self.passes)} passes, peak {gib(self.peak)}, {budget}"]
+        lines = [f"{len(self.passes)} passes, peak {gib(self.peak)}, budget {gib(self.budget)}"]
         for i, one in enumerate(self.passes):
             made = [f"{name(n)}{' stored' if n in self.schedule.stored else ''}" for n in one.targets]
             again = [n for n in one.nodes if n not in one.targets and self.program.local[n].flop() > 0]
@@ -249,7 +250,7 @@ class Planner:
         self.forced = _read_whole(program)
         self.candidates = [n for n in program.local if self._is_candidate(n)]
         self.simulated: dict[Any, tuple[int, float]] = {}
-        self.tried: dict[tuple[frozenset[Node], int | None, bool], tuple[Plan, int]] = {}
+        self.tried: dict[tuple[frozenset[Node], int, bool], tuple[Plan, int]] = {}
 
     def _is_candidate(self, node: Node) -> bool:
         """What is dear to compute again, or holds several volumes in memory until it is computed. Where the
@@ -270,14 +271,14 @@ class Planner:
         kept = node in self.forced or volume.dtype != torch.float32
         return volume.plane_bytes // (1 if kept or self.storage is None else 2)
 
-    def plan(self, stored: frozenset[Node], budget: int | None, in_slabs: bool) -> tuple[Plan, int]:
+    def plan(self, stored: frozenset[Node], budget: int, in_slabs: bool) -> tuple[Plan, int]:
         """And by how many bytes its passes are over the budget, in all."""
         key = (stored, budget, in_slabs)
         if key not in self.tried:
             self.tried[key] = self._plan(stored, budget, in_slabs)
         return self.tried[key]
 
-    def _plan(self, stored: frozenset[Node], budget: int | None, in_slabs: bool) -> tuple[Plan, int]:
+    def _plan(self, stored: frozenset[Node], budget: int, in_slabs: bool) -> tuple[Plan, int]:
         schedule = Schedule(self.program, stored)
         plan = Plan(self.program, schedule, in_slabs, self.storage, 0, 0.0, budget)
         excess = 0
@@ -285,14 +286,14 @@ class Planner:
         for i, one in enumerate(schedule.passes):
             base = self.constant + resident[i]
             first = base + self._peak_of_whole(schedule, i)
-            room = None if budget is None else budget - base
+            room = budget - base
             peak, one.seconds = 0, 0.0
             if one.targets:
                 peak, one.seconds, one.slabs = self._slabs(schedule, one, room, in_slabs)
             one.peak = max(first, base + peak)
             plan.peak = max(plan.peak, one.peak)
             plan.seconds += one.seconds
-            excess += max(0, one.peak - budget) if budget is not None else 0
+            excess += max(0, one.peak - budget)
         return plan, excess
 
     def _resident(self, schedule: Schedule) -> list[int]:
@@ -336,9 +337,7 @@ class Planner:
                     now -= live.pop(used, 0)
         return peak
 
-    def _slabs(
-        self, schedule: Schedule, one: Pass, room: int | None, in_slabs: bool
-    ) -> tuple[int, float, int]:
+    def _slabs(self, schedule: Schedule, one: Pass, room: int, in_slabs: bool) -> tuple[int, float, int]:
         """Peak, seconds and number of the fewest slabs that fit; of the best there are where none do."""
         deepest = max(hi for _, hi in cuts(self.program, one, 0).values())
         best: tuple[int, float, int] | None = None
@@ -348,7 +347,7 @@ class Planner:
             peak, seconds = self._simulate(schedule, one, count, in_slabs)
             if best is None or peak < best[0]:
                 best = (peak, seconds, count)
-            if not in_slabs or (room is not None and peak <= room):
+            if not in_slabs or peak <= room:
                 best = (peak, seconds, count)
                 break
         assert best is not None
@@ -434,15 +433,37 @@ class Planner:
             converted = self.stored_bytes(node) != self.program.local[node].plane_bytes
         return self._temporary(node, planes) if converted or shape[0] > 1 else 0
 
-    def search(self, budget: int | None) -> Plan | None:
-        """None where nothing that was tried fits."""
-        stored = frozenset(self.candidates) | self.forced
-        plan, excess = self.plan(stored, budget, False)
+    def search(self, budget: int) -> Plan | None:
+        """The quickest plan that is found within the budget; None where none is."""
+        everything = frozenset(self.candidates) | self.forced
+        plan, excess = self.plan(everything, budget, False)
         if excess == 0:
             return plan
-        plan, excess = self.plan(stored, budget, True)
+        starts = [self.plan(stored, budget, True) for stored in self._starts(everything)]
+        starts.sort(key=lambda start: (start[1], start[0].seconds))
+        found = [self._improved(*start, budget) for start in starts[:STARTS]]
+        return min((plan for plan in found if plan), key=lambda plan: plan.seconds, default=None)
+
+    def smallest(self) -> Plan:
+        """The plan of the least peak that is found."""
+        everything = frozenset(self.candidates) | self.forced
+        starts = [self.plan(stored, 0, True)[0] for stored in self._starts(everything)]
+        starts.sort(key=lambda plan: (plan.peak, plan.seconds))
+        return min((self._lowered(plan) for plan in starts[:STARTS]), key=lambda plan: plan.peak)
+
+    def _starts(self, everything: frozenset[Node]) -> list[frozenset[Node]]:
+        """Everything stored, and ever less of it: first what takes most memory for the longest time."""
+        schedule = Schedule(self.program, everything)
+
+        def occupied(node: Node) -> int:
+            passes = schedule.last_read.get(node, (0, 0, 0))[0] - schedule.at[node]
+            return self.stored_bytes(node) * shape_of(node)[2] * passes
+
+        order = sorted(self.candidates, key=occupied, reverse=True)
+        return [everything - frozenset(order[:count]) for count in range(len(order) + 1)]
+
+    def _improved(self, plan: Plan, excess: int, budget: int) -> Plan | None:
         while excess > 0:
-            assert budget is not None
             best = None
             for node in self._involved(plan, budget):
                 other, over = self.plan(plan.schedule.stored ^ {node}, budget, True)
@@ -453,15 +474,16 @@ class Planner:
             if best is None:
                 return None
             _, plan, excess = best
-        for node in self.candidates:  # what need not be stored, or need not be computed twice
-            other, over = self.plan(plan.schedule.stored ^ {node}, budget, True)
-            if over == 0 and other.seconds < plan.seconds:
-                plan = other
+        before = math.inf
+        while plan.seconds < before:
+            before = plan.seconds
+            for node in self.candidates:
+                other, over = self.plan(plan.schedule.stored ^ {node}, budget, True)
+                if over == 0 and other.seconds < plan.seconds:
+                    plan = other
         return plan
 
-    def smallest(self) -> Plan:
-        """The plan of the least peak that is found."""
-        plan, _ = self.plan(frozenset(self.candidates) | self.forced, 0, True)
+    def _lowered(self, plan: Plan) -> Plan:
         while True:
             involved = self._involved(plan, plan.peak - 1)
             others = [self.plan(plan.schedule.stored ^ {node}, 0, True)[0] for node in involved]
@@ -506,7 +528,7 @@ def _rounded(size: int) -> int:
 
 def make_plan(
     program: Program,
-    budget: int | None,
+    budget: int,
     storage: torch.dtype | None,
     constant: int,
     result_is_given: bool,
@@ -517,7 +539,6 @@ def make_plan(
     if plan is not None:
         return plan, plan.peak
     smallest = planner.smallest()
-    assert budget is not None
     if smallest.peak <= budget:
         smallest.budget = budget
         return smallest, smallest.peak
