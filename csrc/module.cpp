@@ -115,5 +115,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("memory_retain", &memory::retain);
   m.def("memory_available", &memory::available_bytes);
   m.def("memory_set_limit", &memory::set_limit);
+  m.def("memory_set_soft_limit", &memory::set_soft_limit);
   m.def("memory_set_packed_weights_limit", &set_packed_weights_limit);
 }

@@ -200,6 +200,12 @@ class Pool {
     if (bytes > 0 && total_.in_use + cached_locked() > bytes) trim_locked();
   }
 
+  void set_soft_limit(int64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    soft_limit_ = bytes;
+    if (bytes > 0 && total_.in_use + cached_locked() > bytes) trim_locked();
+  }
+
   Stats stats() {
     const std::lock_guard lock(mutex_);
     return {total_.in_use, cached_locked(), total_.peak, limit_, total_.allocations, from_system_};
@@ -347,6 +353,7 @@ class Pool {
 
   // Whether `size` bytes more may be taken from the system, free blocks given back if need be.
   bool make_room_locked(int64_t size) {
+    if (soft_limit_ > 0 && total_.in_use + cached_locked() + size > soft_limit_) trim_locked();
     const auto fits = [&] {
       if (limit_ > 0 && total_.in_use + cached_locked() + size > limit_) return false;
       return size < checked_from || size <= available_bytes();
@@ -398,7 +405,7 @@ class Pool {
   std::atomic<void (*)()> shed_{nullptr};
   Operators operators_;
   Level total_;
-  int64_t limit_ = 0, from_system_ = 0;
+  int64_t limit_ = 0, soft_limit_ = 0, from_system_ = 0;
   Arena mid_{64 << 10, 64 * mebibyte}, large_{huge_page, 1024 * mebibyte};
   std::unordered_map<const void*, Large> large_blocks_;  // that are in use
   SmallBlocks shared_;
@@ -425,6 +432,7 @@ void release(void* block) noexcept { pool().release(block); }
 int64_t trim() { return pool().trim(); }
 void on_shortage(void (*shed)()) { pool().on_shortage(shed); }
 void set_limit(int64_t bytes) { pool().set_limit(bytes); }
+void set_soft_limit(int64_t bytes) { pool().set_soft_limit(bytes); }
 Stats stats() { return pool().stats(); }
 std::vector<Use> uses() { return pool().uses(); }
 void reset_peak() { pool().reset_peak(); }

@@ -54,6 +54,10 @@ void on_shortage(void (*shed)());
 // already.
 void set_limit(int64_t bytes);
 
+// Free blocks go back to the system before more than `bytes` are in use and cached together. Nothing
+// fails for it. 0 lifts it.
+void set_soft_limit(int64_t bytes);
+
 Stats stats();
 std::vector<Use> uses();
 void reset_peak();

@@ -13,6 +13,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from volnet import memory
+from volnet._extension import _C
 from volnet.optimize.graph import value
 from volnet.optimize.whole.local import Convolution, Range, shape_of
 from volnet.optimize.whole.planner import Pass, Plan, cuts, ranges, with_convolution
@@ -42,6 +43,7 @@ class _Run:
         self.values: dict[Node, Any] = {}
         self.stores: dict[Node, Store] = {}
         self.seconds = 0.0
+        self.others = memory.stats()["in_use"]  # of the pool's memory
         arguments = iter(args)
         for node in self.program.given:
             if node.op == "placeholder":
@@ -50,14 +52,18 @@ class _Run:
                 self.values[node] = operator.attrgetter(str(node.target))(self.program.module)
 
     def run(self) -> Any:
+        try:
+            return self._run()
+        finally:
+            _C.memory_set_soft_limit(0)
+
+    def _run(self) -> Any:
         for i, one in enumerate(self.plan.passes):
             for node in one.whole:
                 self.values[node] = self._call(node)
                 self._forget((i, 0, self.program.order[node]))
             self._forget((i, 0, math.inf))
             if one.targets:
-                if self.plan.in_slabs:
-                    self._trim(one)
                 self._sweep(one)
                 self._forget((i, 1, 0))
         if self.destination is not None:
@@ -87,10 +93,13 @@ class _Run:
             for node in [n for n in kept if self.schedule.last_read.get(n, (0, 0, 0)) <= now]:
                 del kept[node]
 
-    def _trim(self, one: Pass) -> None:
-        """What the pool keeps for others counts too."""
-        if memory.stats()["cached"] > self.plan.budget - one.peak:
-            memory.trim()
+    def _limit_pool(self, wanted: dict[Node, Range]) -> None:
+        """What the pool may keep for the next slab beside what is stored when this one ends."""
+        stored = sum(store.written - store.released for store in self.stores.values())
+        for node, (lo, hi) in wanted.items():
+            if node in self.program.local:
+                stored += (hi - lo) * self.program.local[node].plane_bytes
+        _C.memory_set_soft_limit(max(self.plan.budget - stored, 1) + self.others)
 
     def _sweep(self, one: Pass) -> None:
         gathered = {n: self.program.gathered[n][1](n) for n in one.targets if n in self.program.gathered}
@@ -108,6 +117,8 @@ class _Run:
         for node in one.last:
             if node in self.stores and node in needed:
                 self.stores[node].release(needed[node][0])
+        if self.plan.in_slabs:
+            self._limit_pool(wanted)
         left: dict[Node, int] = {}
         for node in one.nodes:
             for source in _sources(program, node):

@@ -195,13 +195,12 @@ class TransposedConvolution(Local):
         self.input_shape = shape_of(self.sources[0])
 
     def needs(self, a: int, b: int) -> list[Range]:
-        # Plane i reaches the planes [i * stride - padding, i * stride - padding + reach). Those that no plane
-        # reaches still need one to be computed from.
+        # Plane i reaches the planes [i * stride - padding, i * stride - padding + reach). Where the stride
+        # leaves gaps, those in a gap are computed from the plane before it.
         stride, depth = self.stride[0], self.input_shape[2]
-        first = -(-(a + self.padding[0] - self.reach + 1) // stride)
+        first = min(-(-(a + self.padding[0] - self.reach + 1) // stride), (a + self.padding[0]) // stride)
         last = (b - 1 + self.padding[0]) // stride
-        first = min(max(first, 0), depth - 1)
-        span = (first, min(max(last, first), depth - 1) + 1)
+        span = (min(max(first, 0), depth - 1), min(last, depth - 1) + 1)
         return [(a, b) if name == "residual" else span for name in self.names]
 
     def run(self, a: int, b: int, planes: Sequence[Tensor], get: Get) -> Tensor:

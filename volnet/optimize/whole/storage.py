@@ -34,10 +34,11 @@ class Store:
         flat = torch.frombuffer(self.memory, dtype=dtype, count=math.prod(shape))
         # One image is a volume in channels_last_3d, and so are its planes.
         self.volume = flat.view(d, n, h, w, c).permute(1, 4, 0, 2, 3)
-        self.released = 0
+        self.written = self.released = 0  # bytes
 
     def write(self, a: int, b: int, planes: Tensor) -> None:
         self.volume[:, :, a:b].copy_(planes)
+        self.written = max(self.written, b * self.plane_bytes)
 
     def release(self, before: int) -> None:
         """Planes [0, before) will not be read again."""
