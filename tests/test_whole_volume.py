@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import volnet
-from tests.cases.networks import NETWORKS, Network, volume
+from tests.networks import NETWORKS, Network, volume
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Dynamo's and the networks' own
 

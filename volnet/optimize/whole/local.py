@@ -385,6 +385,8 @@ def local(node: Node, is_volume: Callable[[Any], bool]) -> Local | None:
         return Interpolation(node) if argument(node, "mode") != "area" else None
     if target is ops.pad:
         pads, mode = argument(node, "pad"), argument(node, "mode")
+        if len(pads) > 6:  # of channels or images: a tensor whose axes are others
+            return None
         if len(pads) < 6 or (pads[4], pads[5]) == (0, 0):
             return _planewise(node, is_volume)
         whole = mode == "replicate" and min(pads[4:]) < 0
