@@ -21,6 +21,8 @@ from volnet.optimize.whole.storage import Destination
 
 __all__ = ["Backend"]
 
+PLANS = 16  # kept for a graph
+
 torch.compiler.allow_in_graph(finish)
 trace_through_jit_isinstance()
 
@@ -44,6 +46,8 @@ class Backend:
             constant = _constant(args, call.x)
             key = (call.budget, call.storage, destination is not None, constant)
             if key not in plans:
+                if len(plans) == PLANS:  # what the system has left is another budget in every call
+                    plans.clear()
                 plans[key] = make_plan(program, call.budget, call.storage, constant, destination is not None)
             plan, call.smallest = plans[key][0], max(call.smallest, plans[key][1])
             if plan is not None and call.runs:

@@ -30,7 +30,7 @@ _UNITS = {"": 1, "B": 1} | {
     for unit, base in (("B", 1000), ("iB", 1024))
     for power, prefix in enumerate("KMGT", 1)
 }
-_STORAGES = (None, torch.float32, torch.bfloat16)
+_STORAGES = (None, torch.bfloat16)
 
 
 @names_shortage
@@ -110,8 +110,8 @@ def plan_whole_volume(
     Where Dynamo captures several graphs, what the code between them sees is not initialized.
 
     >>> model = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.InstanceNorm3d(4))
-    >>> plan = plan_whole_volume(model, torch.randn(1, 1, 64, 32, 32), memory_budget="600KiB")
-    >>> plan.peak <= 600 * 2**10
+    >>> plan = plan_whole_volume(model, torch.randn(1, 1, 64, 32, 32), memory_budget="1500KiB")
+    >>> plan.peak <= 1500 * 2**10
     True
     """
     call = _Call(x, _bytes(memory_budget), storage, reduce, out, _no_progress, runs=False)
