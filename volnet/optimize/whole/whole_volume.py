@@ -21,7 +21,7 @@ from volnet._extension import _C
 from volnet.optimize.optimize import Optimized
 from volnet.optimize.whole.result import REDUCTIONS, finish
 from volnet.optimize.whole.storage import gib
-from volnet.precision import of_thread
+from volnet.precision import check_precision, of_thread
 
 __all__ = ["WholeVolumePlan", "plan_whole_volume", "whole_volume"]
 
@@ -48,11 +48,10 @@ def whole_volume(
 
     The network runs in slabs along D with the planes around them that its layers need. Norms, pooling of
     everything and the like, which have to know the whole volume, gather their statistics in passes of their
-    own, so that the answer is that of the whole volume, up to rounding: slabs of another size may be convolved
-    by another algorithm, which shows where a large offset, which a norm then takes away, is common to all
-    values (an offset of 100 times their spread costs 1e-4). Volumes in between are
-    stored or computed again, whichever fits; :func:`plan_whole_volume` shows what would be done. Where all
-    fits, nothing is cut and nothing computed twice.
+    own, so that the answer is that of the whole volume, up to rounding. That shows where a large offset,
+    which a norm then takes away, is common to all values: one of 100 times their spread costs 1e-4. Volumes
+    in between are stored or computed again, whichever fits; :func:`plan_whole_volume` shows what would be
+    done. Where all fits, nothing is cut and nothing computed twice.
 
     Layers that volnet cannot cut (attention, for example) run on the whole volume, and the plan counts what
     they need. Nothing records gradients. The first call captures the network with Dynamo, which takes some
@@ -171,7 +170,7 @@ def _run(model: nn.Module, call: _Call) -> Any:
             torch._dynamo.config.patch(
                 skip_nnmodule_hook_guards=False, recompile_limit=256, fail_on_recompile_limit_hit=True
             ),
-            contextlib.nullcontext() if precision is None else of_thread(precision),
+            of_thread(None if precision is None else check_precision(precision)),
         ):
             result = _functions[model](model, call.x, call.reduce)
     except Exception:
