@@ -8,6 +8,10 @@ import pytest
 # Before volnet is imported: what the user has measured must not decide which kernels are tested.
 os.environ["VOLNET_PLANS"] = "off"
 
+from volnet.bench.networks import import_torchvision
+
+import_torchvision()  # before any test imports MONAI, which looks for torchvision once
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

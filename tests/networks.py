@@ -10,21 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:
-    # One that was built for CUDA has no operators beside a torch for CPUs, but needs these to be declared.
-    # The networks here use none of them.
-    for name in ("nms", "qnms"):
-        torch.library.define(
-            f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
-
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from monai.apps.detection.networks.retinanet_network import RetinaNet, resnet_fpn_feature_extractor
 from monai.networks import nets
+from torch import nn
 from torchvision.models.video import mc3_18, r3d_18
 
 
