@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import pytest
@@ -355,6 +356,30 @@ def test_bfloat16_is_rounded_once_after_the_epilogue(precision: str) -> None:
         set_precision("high")
     expected = exact + residual.double()
     assert (y.double() - expected).norm() < 0.01 * expected.norm()
+
+
+@pytest.mark.parametrize("level", isa.available())
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize(
+    ("channels", "groups", "kernel", "stride"),
+    [(1, 1, 3, 1), (1, 1, 5, 2), (3, 1, 3, 1), (9, 1, 3, 2), (17, 1, 1, 1), (24, 24, 3, 1), (24, 24, 4, 3)],
+)
+def test_a_large_bias_costs_one_rounding(
+    channels: int, groups: int, kernel: int, stride: int, layout: torch.memory_format, level: str
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, channels, 12, 9, 17, generator=generator).contiguous(memory_format=layout)
+    shape = (24, channels // groups, kernel, kernel, kernel)
+    w = torch.randn(shape, generator=generator) / math.prod(shape[1:]) ** 0.5
+    b = torch.full((24,), 1000.0)
+    exact = F.conv3d(x.double(), w.double(), b.double(), stride, 1, groups=groups)
+    set_precision("highest")
+    try:
+        with isa.limit(level):
+            y = ops.conv3d(x, w, b, stride, 1, groups=groups)
+    finally:
+        set_precision("high")
+    assert (y.double() - exact).abs().max() < 0.6 * 2.0**-14  # an ulp of 1000
 
 
 @pytest.mark.parametrize(("channels", "groups", "offset"), [(16, 1, 0.0), (16, 1, 1e4), (16, 16, 1e4)])

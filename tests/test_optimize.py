@@ -192,7 +192,7 @@ def test_copies_are_optimized_too(duplicate: Callable[[nn.Module], nn.Module]) -
         assert volnet.explain(again, x).graphs == 1
 
 
-def test_dynamic_sizes_need_no_more_than_two_graphs() -> None:
+def test_five_sizes_need_three_graphs_at_most() -> None:
     model = conv_norm_net().eval()
     optimized = volnet.optimize(model)
     with torch.no_grad():

@@ -179,14 +179,13 @@ def test_depths_and_budgets(depth: int, images: int) -> None:
     assert depth < 22 or (max(counts) > 4 and len(counts) > 2)
 
 
-def test_a_large_offset_costs_little_accuracy() -> None:
+def test_a_large_offset_costs_slabs_no_more_than_the_volume_at_once() -> None:
     model, x = network(), volume((1, 1, 32, 12, 10))
     nn.init.constant_(model[0].bias, 1000.0)
     with torch.no_grad():
         at_once = difference(volnet.optimize(model)(x), exact(model, x))
     result = volnet.whole_volume(model, x, memory_budget=smallest(model, x))
-    # Slabs lose 2.5 to 4 times as much as the volume at once, which is more than their statistics explain.
-    assert difference(result, exact(model, x)) < 5 * at_once
+    assert difference(result, exact(model, x)) < 1.5 * at_once
 
 
 def test_the_mode_of_every_module_stays() -> None:
@@ -320,6 +319,8 @@ def test_wrong_arguments(change: dict[str, Any], error: type[Exception]) -> None
 
 MEASURE = """
 import re, torch, volnet
+from volnet.bench.networks import import_torchvision
+import_torchvision()
 from tests.test_whole_volume import network
 
 def status(name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from torch.fx import GraphModule, Interpreter, Node
@@ -37,7 +38,7 @@ class Backend:
 
         def run(*args: Any) -> Any:
             observer = observing.get()
-            with of_thread(self._level):
+            with nullcontext() if self._level is None else of_thread(self._level):
                 return module(*args) if observer is None else _observed(module, changes, observer, args)
 
         return run

@@ -33,10 +33,8 @@ void tile(const TileInput& input, const typename T::element* bias, Y* y, int64_t
   T sum[R][V];
 #pragma GCC unroll 16
   for (int v = 0; v < V; ++v) {
-    const int64_t lanes = v + 1 < V ? T::width : last_lanes;
-    const T first = bias != nullptr ? T::load(bias + v * T::width, lanes) : T::zero();
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) sum[r][v] = first;
+    for (int r = 0; r < R; ++r) sum[r][v] = T::zero();
   }
   for (int64_t i = 0; i < input.row_count; ++i) {
     const E* w = static_cast<const E*>(input.rows[i].weights) + input.weights;
@@ -65,6 +63,15 @@ void tile(const TileInput& input, const typename T::element* bias, Y* y, int64_t
           for (int v = 0; v < V; ++v) sum[r][v] = T::fma(value, weight[v], sum[r][v]);
         }
       }
+    }
+  }
+  // Last, so that a bias far from zero costs one rounding.
+  if (bias != nullptr) {
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) {
+      const T add = T::load(bias + v * T::width, v + 1 < V ? T::width : last_lanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) sum[r][v] = sum[r][v] + add;
     }
   }
   if (stream) {
@@ -260,12 +267,12 @@ void direct_any(const Convolution& call, int64_t piece, void* scratch) {
 // type.
 template <int R, bool full, class T, class S, class Y>
 void depthwise_tile(const TapRow* rows, int64_t row_count, int64_t offset, int64_t step, int64_t first,
-                    int64_t last, int64_t tap_step, int64_t weight_offset, int64_t weight_step, T start,
+                    int64_t last, int64_t tap_step, int64_t weight_offset, int64_t weight_step, T bias,
                     int64_t lanes, Y* y, int64_t y_step) {
   using E = typename T::element;
   T sum[R];
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) sum[r] = start;
+  for (int r = 0; r < R; ++r) sum[r] = T::zero();
   for (int64_t i = 0; i < row_count; ++i) {
     const E* weights = static_cast<const E*>(rows[i].weights) + weight_offset + first * weight_step;
     const S* x = static_cast<const S*>(rows[i].x) + offset + first * tap_step;
@@ -281,9 +288,9 @@ void depthwise_tile(const TapRow* rows, int64_t row_count, int64_t offset, int64
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     if (full) {
-      sum[r].store(y + r * y_step);
+      (sum[r] + bias).store(y + r * y_step);
     } else {
-      sum[r].store(y + r * y_step, lanes);
+      (sum[r] + bias).store(y + r * y_step, lanes);
     }
   }
 }
@@ -357,10 +364,10 @@ void depthwise(const Convolution& call, int64_t piece, void* scratch) {
         const int64_t offset = y_offset + w * width.write_step * channels + c;
         const int64_t y_step = width.write_step * channels;
         if (plain) {
-          const T start = bias == nullptr ? T::zero() : T::load(bias + c, lanes);
+          const T add = bias == nullptr ? T::zero() : T::load(bias + c, lanes);
           const auto run = depthwise_tile_of<at_once, T, S, S>(all_inside, full);
           run(rows, row_count, base * channels + c, width.stride * channels, first, last,
-              tap_dilation * channels, c, padded, start, lanes, static_cast<S*>(call.y) + offset, y_step);
+              tap_dilation * channels, c, padded, add, lanes, static_cast<S*>(call.y) + offset, y_step);
         } else {
           const auto run = depthwise_tile_of<at_once, T, S, E>(all_inside, full);
           run(rows, row_count, base * channels + c, width.stride * channels, first, last,

@@ -56,11 +56,11 @@ inline __attribute__((always_inline)) void add_row(T (&sum)[2][R],
 // Writes `size` outputs of each row; y[1] is null where there is no second one.
 template <int R, int K, int Stride, bool Full, bool Edge, class T, class S, class Y>
 void sliding_tile(const SharedRow<typename T::element, S>* rows, int64_t row_count,
-                  const SlidingWindow& window, T start, int64_t size, Y* const (&y)[2], int64_t y_step,
+                  const SlidingWindow& window, T bias, int64_t size, Y* const (&y)[2], int64_t y_step,
                   bool stream) {
   T sum[2][R];
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) sum[0][r] = sum[1][r] = start;
+  for (int r = 0; r < R; ++r) sum[0][r] = sum[1][r] = T::zero();
   for (int64_t i = 0; i < row_count; ++i) {
     if (rows[i].weights[1] == nullptr) {
       add_row<1, R, K, Stride, Full, Edge>(sum, rows[i], window);
@@ -73,6 +73,8 @@ void sliding_tile(const SharedRow<typename T::element, S>* rows, int64_t row_cou
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     if (r >= size) break;
+    sum[0][r] = sum[0][r] + bias;
+    sum[1][r] = sum[1][r] + bias;
     if (stream) {
       sum[0][r].stream(y[0] + r * y_step);
       if (y[1] != nullptr) sum[1][r].stream(y[1] + r * y_step);
@@ -179,10 +181,10 @@ void sliding(const Convolution& call, int64_t piece, void* scratch) {
         const int64_t offset = y_offset + 2 * pair * y_row + w * y_step + c;
         if (plain) {
           S* to = static_cast<S*>(call.y) + offset;
-          const T start =
+          const T add =
               call.bias == nullptr ? T::zero() : T::load(static_cast<const E*>(call.bias) + c, lanes);
           sliding_tile_of<K, T, S, S>(width.stride, full, edge)(
-              rows + pair * most_rows, counts[pair], window, start, size, {to, second ? to + y_row : nullptr},
+              rows + pair * most_rows, counts[pair], window, add, size, {to, second ? to + y_row : nullptr},
               y_step, stream);
         } else {
           sliding_tile_of<K, T, S, E>(width.stride, full, edge)(

@@ -16,10 +16,8 @@ void flat_tile(const typename T::element* x, const int64_t* offsets, int64_t cou
   T sum[R][V];
 #pragma GCC unroll 16
   for (int v = 0; v < V; ++v) {
-    const int64_t lanes = v + 1 < V ? T::width : last_lanes;
-    const T first = bias != nullptr ? T::load(bias + v * T::width, lanes) : T::zero();
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) sum[r][v] = first;
+    for (int r = 0; r < R; ++r) sum[r][v] = T::zero();
   }
   for (int64_t i = 0; i < count; ++i, weights += weight_step) {
     const E* from = x + offsets[i];
@@ -31,6 +29,15 @@ void flat_tile(const typename T::element* x, const int64_t* offsets, int64_t cou
       const T value = T::broadcast(from[r * step]);
 #pragma GCC unroll 16
       for (int v = 0; v < V; ++v) sum[r][v] = T::fma(value, weight[v], sum[r][v]);
+    }
+  }
+  // Last, so that a bias far from zero costs one rounding.
+  if (bias != nullptr) {
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) {
+      const T add = T::load(bias + v * T::width, v + 1 < V ? T::width : last_lanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) sum[r][v] = sum[r][v] + add;
     }
   }
   if (stream) {
@@ -82,9 +89,8 @@ void plain_tile(const typename T::element* x, const int64_t* offsets, int64_t co
   T sum[R][V];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    const T first = bias != nullptr && r < filters ? T::broadcast(bias[r]) : T::zero();
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) sum[r][v] = first;
+    for (int v = 0; v < V; ++v) sum[r][v] = T::zero();
   }
   for (int64_t i = 0; i < count; ++i, weights += weight_step) {
     T value[V];
@@ -100,14 +106,16 @@ void plain_tile(const typename T::element* x, const int64_t* offsets, int64_t co
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     if (r >= filters) break;
+    const T add = bias == nullptr ? T::zero() : T::broadcast(bias[r]);
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) {
+      const T value = sum[r][v] + add;
       const int64_t lanes = std::min(T::width, voxels - v * T::width);
       Y* to = y + r * y_step + v * T::width;
       if (stream && lanes == T::width) {
-        sum[r][v].stream(to);
+        value.stream(to);
       } else if (lanes > 0) {
-        sum[r][v].store(to, lanes);
+        value.store(to, lanes);
       }
     }
   }

@@ -48,10 +48,9 @@ def whole_volume(
 
     The network runs in slabs along D with the planes around them that its layers need. Norms, pooling of
     everything and the like, which have to know the whole volume, gather their statistics in passes of their
-    own, so that the answer is that of the whole volume, up to rounding. That shows where a large offset,
-    which a norm then takes away, is common to all values: one of 100 times their spread costs 1e-4. Volumes
-    in between are stored or computed again, whichever fits; :func:`plan_whole_volume` shows what would be
-    done. Where all fits, nothing is cut and nothing computed twice.
+    own, so that the answer is that of the whole volume, up to rounding. Volumes in between are stored or
+    computed again, whichever fits; :func:`plan_whole_volume` shows what would be done. Where all fits,
+    nothing is cut and nothing computed twice.
 
     Layers that volnet cannot cut (attention, for example) run on the whole volume, and the plan counts what
     they need. Nothing records gradients. The first call captures the network with Dynamo, which takes some
