@@ -340,18 +340,23 @@ Ahead planes_ahead(const Amx& plan, const Box& box, int64_t p, int64_t count) {
                         input_range(height, box.h, box.height), input_range(width, box.w, box.width));
 }
 
-// Sums of `count` positions from q on to y; positions between two rows are no outputs.
+// Sums of `count` positions from q on to y, or, before they are there, fetches what will be added to them;
+// positions between two rows are no outputs.
 template <class S>
-void store_block(const Amx& plan, const Box& box, const float* sums, int64_t d, int64_t q, int64_t count,
-                 int64_t filter, int64_t filters) {
+void finish_block(const Amx& plan, const Box& box, const float* sums, int64_t d, int64_t q, int64_t count,
+                  int64_t filter, int64_t filters) {
   while (count > 0) {
     const int64_t h = q / plan.row, w = q % plan.row;
     const int64_t positions = std::min(count, plan.row - w);
-    store_outputs<S>(
-        plan.call, plan.stream, sums,
-        {box.n, d, box.h + h, box.w + w, std::min(positions, box.width - w), filter, filters, box.slot});
+    const Outputs outputs = {box.n,  d,       box.h + h, box.w + w, std::min(positions, box.width - w),
+                             filter, filters, box.slot};
+    if (sums == nullptr) {
+      fetch_residual<S>(plan.call, outputs);
+    } else {
+      store_outputs<S>(plan.call, plan.stream, sums, outputs);
+      sums += positions * 32;
+    }
     q += positions;
-    sums += positions * 32;
     count -= positions;
   }
 }
@@ -428,8 +433,11 @@ void convolution(const Amx& plan, int64_t piece, void* scratch) {
         for (int64_t q = 0; q < outputs; q += at_once) {
           const int64_t count = std::min(at_once, outputs - q);
           b.at = channels * plan.block_size + q * b.line;
+          if (last && call.epilogue.residual != nullptr) {
+            finish_block<S>(plan, box, nullptr, box.d + d, q, count, filter, filters);
+          }
           filters > 16 ? block_32_by_32<Parts>(b, ahead, to) : block_64_by_16<Parts>(b, ahead, to);
-          if (last) store_block<S>(plan, box, to, box.d + d, q, count, filter, filters);
+          if (last) finish_block<S>(plan, box, to, box.d + d, q, count, filter, filters);
           if (plan.channel_tile < plan.channel_blocks) to += at_once * 32;
         }
       }

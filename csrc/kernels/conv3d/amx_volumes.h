@@ -76,17 +76,36 @@ struct Outputs {
   int64_t slot;             // of the statistics
 };
 
+// The voxel of the first of them within its image.
+inline int64_t first_voxel(const Convolution& call, const Outputs& outputs) {
+  const auto& [depth, height, width] = call.axes;
+  return ((depth.write_first + outputs.d * depth.write_step) * height.output + height.write_first +
+          outputs.h * height.write_step) *
+             width.output +
+         width.write_first + outputs.w * width.write_step;
+}
+
+// What will be added to them.
+template <class S>
+void fetch_residual(const Convolution& call, const Outputs& outputs) {
+  const auto& [depth, height, width] = call.axes;
+  const int64_t all_filters = call.groups * call.filters, step = width.write_step * all_filters;
+  const int64_t volume = depth.output * height.output * width.output;
+  const S* from = static_cast<const S*>(call.epilogue.residual) +
+                  (outputs.n * volume + first_voxel(call, outputs)) * all_filters + outputs.filter;
+  for (int64_t i = 0; i < outputs.count; ++i, from += step) {
+    __builtin_prefetch(from, 0, 2);
+    if (sizeof(S) == 4 && outputs.filters > 16) __builtin_prefetch(from + 16, 0, 2);
+  }
+}
+
 // Their sums [count][32] to y, after bias and epilogue.
 template <class S>
 void store_outputs(const Convolution& call, bool stream, const float* sums, const Outputs& outputs) {
   const auto& [depth, height, width] = call.axes;
   const int64_t filter = outputs.filter, filters = outputs.filters, count = outputs.count;
   const int64_t all_filters = call.groups * call.filters, step = width.write_step * all_filters;
-  const int64_t volume = depth.output * height.output * width.output;
-  const int64_t voxel = ((depth.write_first + outputs.d * depth.write_step) * height.output +
-                         height.write_first + outputs.h * height.write_step) *
-                            width.output +
-                        width.write_first + outputs.w * width.write_step;
+  const int64_t volume = depth.output * height.output * width.output, voxel = first_voxel(call, outputs);
   const auto* bias = static_cast<const float*>(call.bias);
   const int64_t offset = (outputs.n * volume + voxel) * all_filters + filter;
   if (call.plain_y) {
@@ -96,8 +115,11 @@ void store_outputs(const Convolution& call, bool stream, const float* sums, cons
   }
   if (!call.epilogue.empty()) {
     if (count > 0) {
-      finish<Vec, S>(call.epilogue, call.bias,
-                     {sums, 32, count, filter, filters, call.y, offset, step, outputs.slot, all_filters});
+      // Vector after vector: those of bfloat16 are half a line.
+      const bool past_caches = stream && filters == 32 && sizeof(S) == 4 && !call.epilogue.gathers();
+      finish<Vec, S>(
+          call.epilogue, call.bias,
+          {sums, 32, count, filter, filters, call.y, offset, step, outputs.slot, all_filters, past_caches});
     }
     return;
   }

@@ -19,17 +19,17 @@ void finish_as(const Epilogue& epilogue, const void* bias, const Sums& sums) {
     for (int64_t v = 0; v < sums.voxels && lanes == T::width; ++v) {
       T x = T::load(values + v * sums.step + i) + add;
       if (epilogue.residual != nullptr) x = x + T::load(residual + v * sums.y_step + i);
-      activate<activation>(x, slope).store(y + v * sums.y_step + i);
-    }
-    for (int64_t v = 0; v < sums.voxels && lanes < T::width; ++v) {
-      T x = T::load(values + v * sums.step + i, lanes) + add;
-      if (epilogue.residual != nullptr) x = x + T::load(residual + v * sums.y_step + i, lanes);
       x = activate<activation>(x, slope);
       if (sums.stream) {
         x.stream(y + v * sums.y_step + i);
       } else {
-        x.store(y + v * sums.y_step + i, lanes);
+        x.store(y + v * sums.y_step + i);
       }
+    }
+    for (int64_t v = 0; v < sums.voxels && lanes < T::width; ++v) {
+      T x = T::load(values + v * sums.step + i, lanes) + add;
+      if (epilogue.residual != nullptr) x = x + T::load(residual + v * sums.y_step + i, lanes);
+      activate<activation>(x, slope).store(y + v * sums.y_step + i, lanes);
     }
   }
 }
