@@ -207,6 +207,31 @@ def test_high_precision_keeps_its_promise(
 
 
 @pytest.mark.skipif("amx" not in isa.available(), reason="this machine has no amx")
+@pytest.mark.parametrize("kernel", [(7, 7, 7), (5, 5, 5), (3, 9, 8)])
+@pytest.mark.parametrize("stride", [1, 2, 3, (2, 2, 1), (1, 3, 4)])
+@pytest.mark.parametrize(
+    ("filters", "dtype"), [(64, torch.float32), (33, torch.float32), (48, torch.bfloat16)]
+)
+def test_patches_of_one_channel(kernel: tuple, stride: object, filters: int, dtype: torch.dtype) -> None:
+    def calls() -> int:
+        return sum(calls for _, level, calls in isa.kernels() if level == "amx")
+
+    generator = torch.Generator().manual_seed(0)
+    w, b = (torch.randn(filters, *n, generator=generator).to(dtype) for n in ((1, *kernel), ()))
+    padding = [k // 2 for k in kernel]
+    for size in ((9, 10, 11), (8, 9, 40), (2, 20, 75)):
+        x = torch.randn(2, 1, *size, generator=generator).to(dtype)
+        expected = F.conv3d(x.double(), w.double(), b.double(), stride, padding)
+        for layout in (torch.contiguous_format, torch.channels_last_3d):
+            before = calls()
+            y = ops.conv3d(x, w.contiguous(memory_format=layout), b, stride, padding).double()
+            assert (y - expected).norm() <= {torch.float32: 2e-5, torch.bfloat16: 4e-3}[
+                dtype
+            ] * expected.norm()
+            assert calls() > before
+
+
+@pytest.mark.skipif("amx" not in isa.available(), reason="this machine has no amx")
 def test_medium_precision_rounds_to_bfloat16_on_amx() -> None:
     x, w = torch.randn(1, 40, 6, 7, 8), torch.randn(24, 40, 3, 3, 3)
     rounded = F.conv3d(x.bfloat16().double(), w.bfloat16().double(), padding=1)

@@ -12,11 +12,12 @@
 // to s phases, input voxel = s * (position + first) + residue, so that a tap is a shift by whole positions;
 // and rows follow each other, so that sixteen positions are the sixteen lines of a tile even where a row of
 // outputs is short. Positions that are no output are computed and dropped. Below 17 channels a position has
-// 4, 8 or 16 lanes, and the 32 values that a line of a tile takes cover that many taps along w.
+// 4, 8 or 16 lanes, and the 32 values that a line of a tile takes cover that many taps along w. Of a single
+// channel a position has a patch of 4 rows of 8 voxels, so that a line covers that many taps h and w.
 //
-// Weights: [group][block of 32 filters][block of channels][tap d][tap h][window w][part][16 filters][pair of
-// channels][filter][2]. The sum of an output runs through them in this order whatever the piece, so that the
-// bits of a result depend neither on how the work is cut nor on the number of threads.
+// Weights: [group][block of 32 filters][block of channels][tap d][tap or patch h][window w][part][16
+// filters][pair of channels][filter][2]. The sum of an output runs through them in this order whatever the
+// piece, so that the bits of a result depend neither on how the work is cut nor on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -47,15 +48,18 @@ struct AmxWindow {
   std::vector<int64_t> taps;  // for each position of the window its place in the axis' taps, or -1
 };
 
+constexpr int64_t patch_rows = 4, patch_columns = 8, patch_stride = 4;  // the longest along w
+
 struct Amx {
   Convolution call;    // pointers, sizes, axes; `weights` are the packed ones
   int64_t parts = 1;   // bfloat16 numbers a value
   int64_t lanes = 32;  // channels of a position in scratch
+  bool patches = false;
   int64_t channel_blocks = 1, filter_blocks = 1;
   AmxAxis height, width;
   std::vector<AmxWindow> windows;
   std::vector<int64_t>
-      steps;  // of the taps h and windows w: byte offset within a block of channels of a plane
+      steps;  // of the taps or patches h and windows w: byte offset within a block of channels of a plane
 
   int64_t depth_tile = 1, height_tile = 1, width_tile = 1;  // outputs of a piece
   int64_t filter_tile = 1;                                  // blocks of filters of a piece

@@ -227,6 +227,55 @@ void copy_inputs(const Convolution& call, int64_t n, int64_t voxel, int64_t step
   }
 }
 
+// A row of a volume of one channel, voxels [first, first + count), as bfloat16 parts; zeros where there are
+// none, and everywhere for a row that is null.
+template <int Parts, class S>
+void split_row(const S* row, int64_t input, int64_t first, int64_t count, bfloat16* const* to) {
+  const int64_t begin = row == nullptr ? count : std::clamp<int64_t>(-first, 0, count);
+  const int64_t end = std::clamp<int64_t>(input - first, begin, count);
+  for (int part = 0; part < Parts; ++part) {
+    std::memset(to[part], 0, static_cast<size_t>(begin) * 2);
+    std::memset(to[part] + end, 0, static_cast<size_t>(count - end) * 2);
+  }
+  if constexpr (std::is_same_v<S, bfloat16>) {
+    if (end > begin) std::memcpy(to[0] + begin, row + first + begin, static_cast<size_t>(end - begin) * 2);
+  } else {
+    for (int64_t i = begin; i < end; i += 16) {
+      const __mmask16 lanes = Vec::lanes_below(std::min<int64_t>(16, end - i));
+      __m512 rest;
+      _mm256_mask_storeu_epi16(to[0] + i, lanes, split(_mm512_maskz_loadu_ps(lanes, row + first + i), rest));
+      if constexpr (Parts == 2) {
+        _mm256_mask_storeu_epi16(to[1] + i, lanes, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(rest)));
+      }
+    }
+  }
+}
+
+// The patches of a row of positions, the first of them at voxel (j, first) of a plane of one channel.
+template <int Parts, class S>
+void copy_patches(const Convolution& call, const S* plane, int64_t j, int64_t first, int64_t positions,
+                  char* to, int64_t part_size) {
+  const auto& [depth, height, width] = call.axes;
+  const int64_t count = (positions - 1) * width.stride + patch_columns;
+  alignas(64) bfloat16 rows[patch_rows][Parts][256 * patch_stride + patch_columns];
+  for (int64_t r = 0; r < patch_rows; ++r) {
+    bfloat16* parts[Parts];
+    for (int part = 0; part < Parts; ++part) parts[part] = rows[r][part];
+    const bool inside = j + r >= 0 && j + r < height.input;
+    split_row<Parts>(inside ? plane + (j + r) * width.input : nullptr, width.input, first, count, parts);
+  }
+  for (int64_t i = 0; i < positions; ++i, to += 64) {
+#pragma GCC unroll 16
+    for (int part = 0; part < Parts; ++part) {
+#pragma GCC unroll 16
+      for (int r = 0; r < patch_rows; ++r) {
+        const auto* from = reinterpret_cast<const __m128i*>(rows[r][part] + i * width.stride);
+        _mm_store_si128(reinterpret_cast<__m128i*>(to + part * part_size + r * 16), _mm_loadu_si128(from));
+      }
+    }
+  }
+}
+
 struct Box {
   int64_t n, group;
   int64_t d, h, w;                     // first output of the piece
@@ -285,6 +334,14 @@ __attribute__((noinline)) void copy_plane(const Amx& plan, const Box& box, int64
       for (int64_t phase_w = 0; phase_w < phases_w; ++phase_w) {
         const int64_t l0 =
             width.stride * (box.w + plan.width.first) + plan.width.residues[static_cast<size_t>(phase_w)];
+        if (plan.patches) {
+          const S* volume = static_cast<const S*>(call.x) + box.n * depth.input * height.input * width.input;
+          copy_patches<Parts>(call, volume + i * height.input * width.input, j, l0, positions,
+                              plane + (static_cast<int64_t>(phase_h) * phases_w + phase_w) * plan.phase_size +
+                                  r * plan.row * position,
+                              plan.part_size);
+          continue;
+        }
         // Positions whose voxel exists: 0 <= l0 + stride * position < input.
         int64_t begin = l0 >= 0 ? 0 : std::min((-l0 + width.stride - 1) / width.stride, positions);
         int64_t end =
@@ -471,14 +528,22 @@ void pack(const Amx& plan, const S* w, const WeightStrides& strides, int64_t pie
   const S* from = w + group * strides.group + filter0 * strides.filter + channel0 * strides.channel;
   const auto steps = static_cast<int64_t>(depth.taps.size() * plan.steps.size());
   char* to = packed + (filters_at * plan.channel_blocks * 2 + block * halves) * steps * plan.parts * 1024;
+  const auto tap = [](const Axis& axis, int64_t t) -> const Tap* {
+    return t >= 0 && t < static_cast<int64_t>(axis.taps.size()) ? &axis.taps[static_cast<size_t>(t)]
+                                                                : nullptr;
+  };
   for (const Tap& tap_d : depth.taps) {
-    for (const Tap& tap_h : height.taps) {
-      const S* tap = from + tap_d.index * strides.taps[0] + tap_h.index * strides.taps[1];
+    for (int64_t h = 0; h < static_cast<int64_t>(plan.height.shifts.size()); ++h) {
       for (const AmxWindow& window : plan.windows) {
+        // The weights that meet value l of a line, or null.
         const auto line = [&](int64_t l) -> const S* {
-          const int64_t c = l % plan.lanes, t = window.taps[static_cast<size_t>(l / plan.lanes)];
-          if (t < 0 || c >= channels) return nullptr;
-          return tap + width.taps[static_cast<size_t>(t)].index * strides.taps[2] + c * strides.channel;
+          const int64_t c = plan.patches ? 0 : l % plan.lanes;
+          const Tap* tap_h = tap(height, plan.patches ? h * patch_rows + l / patch_columns : h);
+          const Tap* tap_w =
+              tap(width, plan.patches ? l % patch_columns : window.taps[static_cast<size_t>(l / plan.lanes)]);
+          if (tap_h == nullptr || tap_w == nullptr || c >= channels) return nullptr;
+          return from + tap_d.index * strides.taps[0] + tap_h->index * strides.taps[1] +
+                 tap_w->index * strides.taps[2] + c * strides.channel;
         };
         for (int64_t half = 0; half < halves; ++half) {
           for (int64_t l = 0; l < 32; l += 2) {
