@@ -1,0 +1,17 @@
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "isa/bfloat16.h"
+#include "kernels/segmentation_loss/segmentation_loss.h"
+
+#include "isa/avx512_begin.h"
+namespace volnet::segmentation_loss::VOLNET_ISA {
+#include "isa/vec_avx512.h"
+#include "kernels/segmentation_loss/body.h"
+}  // namespace volnet::segmentation_loss::VOLNET_ISA
+#include "isa/avx512_end.h"
