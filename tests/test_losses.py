@@ -406,6 +406,176 @@ def test_focal_of_anchors() -> None:
     )
 
 
+# --- the hardest
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_ohem_is_nnunet_s(layout: torch.memory_format, dtype: torch.dtype, level: str) -> None:
+    logits, labels = logits_of((2, 3, 9, 20, 21)), labels_of((2, 9, 20, 21), 3)
+    labels[0, 1] = -100
+    weight = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+
+    def top_k(x: Tensor, fraction: float, **arguments: object) -> Tensor:
+        found = F.cross_entropy(x, labels, reduction="none", **arguments).flatten()
+        return found.topk(int(found.numel() * fraction)).values.mean()
+
+    with isa.limit(level):
+        for fraction in (0.1, 0.013, 1.0):
+            check(
+                lambda x, f=fraction: losses.ohem(x, labels, fraction=f),
+                lambda x, f=fraction: top_k(x, f),
+                logits,
+                dtype,
+                layout,
+            )
+        arguments = {"weight": weight, "label_smoothing": 0.1}
+        check(
+            lambda x: losses.ohem(x, labels, **arguments),
+            lambda x: top_k(x, 0.1, **arguments),
+            logits,
+            dtype,
+            layout,
+        )
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    values=st.lists(
+        st.one_of(st.floats(width=32), st.sampled_from([0.0, -0.0, 1.0, 1.0, -1.0])), min_size=1, max_size=80
+    ),
+    share=st.floats(0, 1.2),
+    masked=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    level=st.sampled_from(LEVELS),
+)
+def test_the_hardest_are_those_of_topk(
+    values: list[float], share: float, masked: bool, dtype: torch.dtype, level: str
+) -> None:
+    x = torch.tensor(values, dtype=dtype)
+    candidates = torch.arange(len(x)) % 3 > 0 if masked else None
+    taking_part = x if candidates is None else x[candidates]
+    count = min(int(share * len(x)), len(taking_part))
+    with isa.limit(level):
+        total, chosen = torch.ops.volnet.hardest(x, candidates, torch.tensor(count))
+    expected = taking_part.double().topk(count).values
+    assert int(chosen.sum()) == count
+    assert candidates is None or not (chosen & ~candidates).any()
+    torch.testing.assert_close(
+        x[chosen].double().sort().values, expected.sort().values, rtol=0, atol=0, equal_nan=True
+    )
+    if expected.isfinite().all():
+        torch.testing.assert_close(total, expected.sum())
+
+
+def test_the_first_of_equals_are_chosen_whatever_the_threads() -> None:
+    x = torch.randint(4, (300_000,), generator=torch.Generator().manual_seed(0)).float()
+    order = x.sort(descending=True, stable=True).indices
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            for k in (0, 1, 100_000, 160_001, 300_000):
+                total, chosen = torch.ops.volnet.hardest(x, None, torch.tensor(k))
+                expected = torch.zeros(len(x), dtype=torch.bool)
+                expected[order[:k]] = True
+                assert torch.equal(chosen, expected)
+                assert total == x[expected].sum(dtype=torch.float64)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize(("positives", "least"), [(20, 7), (3, 50), (0, 11), (20, 10_000)])
+def test_hard_negatives(positives: int, least: int, balanced: bool, dtype: torch.dtype) -> None:
+    # All different, in bfloat16 too: of equal ones torch chooses others.
+    numbers = torch.cat([torch.arange(128, 256).double() * 2.0**exponent for exponent in range(-9, -4)])
+    numbers = torch.cat([numbers, -numbers])[torch.randperm(1280, generator=torch.Generator().manual_seed(0))]
+    logits = numbers[:1200].reshape(2, 600)
+    labels = torch.zeros(2, 600, dtype=torch.int64)
+    labels[0, :positives] = 1
+    labels[1, 500:] = -1
+
+    def by_definition(x: Tensor) -> Tensor:
+        found = F.binary_cross_entropy_with_logits(x, (labels == 1).double(), reduction="none")
+        negative = found[labels == 0]
+        hard = negative.topk(min(max(2 * positives, least), len(negative))).values
+        if not balanced:
+            return torch.cat([found[labels == 1], hard]).mean()
+        positive = found[labels == 1]
+        return 0.5 * hard.mean() + (0.5 * positive.mean() if positives else 0.0)
+
+    check(
+        lambda x: losses.hard_negative(
+            x, labels, negatives_per_positive=2, min_negatives=least, balanced=balanced
+        ),
+        by_definition,
+        logits,
+        dtype,
+    )
+
+
+def test_hard_negatives_are_those_of_monai_s_sampler() -> None:
+    from monai.apps.detection.utils.hard_negative_sampler import HardNegativeSampler
+
+    logits, labels = logits_of((1000,)), torch.zeros(1000, dtype=torch.int64)
+    labels[:10] = 1
+    sampler = HardNegativeSampler(batch_size_per_image=40, positive_fraction=0.25, min_neg=1, pool_size=1)
+    positive, negative = sampler([labels], logits)
+    x = logits.requires_grad_()
+    (grad,) = torch.autograd.grad(losses.hard_negative(x, labels, min_negatives=1), x)
+    assert torch.equal(grad != 0, (positive[0] + negative[0]).bool())
+
+
+def test_hard_negatives_of_nothing() -> None:
+    for labels in (torch.full((5,), -1), torch.zeros(0, dtype=torch.int64)):
+        x = torch.zeros(len(labels), requires_grad=True)
+        loss = losses.hard_negative(x, labels)
+        (grad,) = torch.autograd.grad(loss, x)
+        assert loss.item() == 0
+        assert not grad.any()
+
+
+# --- smooth L1
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("beta", [0.0, 1 / 9, 1.0])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_smooth_l1(reduction: str, beta: float, dtype: torch.dtype, level: str) -> None:
+    with isa.limit(level):
+        for shape in ((7, 6), (2, 3, 9, 20, 21), (1,), (70_001,)):
+            target = logits_of(shape, seed=1, scale=1.0).to(dtype)
+            check(
+                lambda x, t=target: losses.smooth_l1(x, t, beta=beta, reduction=reduction),
+                lambda x, t=target: F.smooth_l1_loss(x, t.double(), beta=beta, reduction=reduction),
+                logits_of(shape, scale=1.0),
+                dtype,
+            )
+
+
+def test_smooth_l1_of_both_layouts_dtypes_and_of_nothing() -> None:
+    x = (
+        logits_of((2, 3, 4, 5, 6))
+        .bfloat16()
+        .contiguous(memory_format=torch.channels_last_3d)
+        .requires_grad_()
+    )
+    target = logits_of((2, 3, 4, 5, 6), seed=1).float().requires_grad_()
+    ours, theirs = losses.smooth_l1(x, target), F.smooth_l1_loss(x.float(), target)
+    torch.testing.assert_close(ours, theirs)
+    for a, e in zip(*(torch.autograd.grad(y, (x, target)) for y in (ours, theirs)), strict=True):
+        assert a.dtype == e.dtype
+        torch.testing.assert_close(a, e)
+    nothing = torch.zeros(0, 6, requires_grad=True)
+    loss = losses.smooth_l1(nothing, torch.zeros(0, 6))
+    loss.backward()
+    assert loss.item() == 0
+
+
 # --- what all have in common
 
 
@@ -417,6 +587,9 @@ def every_loss(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         "dice_ce": losses.dice_ce(logits, labels),
         "tversky": losses.tversky(logits, labels, activation="sigmoid"),
         "focal": losses.focal(logits, labels),
+        "ohem": losses.ohem(logits, labels),
+        "hard_negative": losses.hard_negative(logits[:, 0], labels),
+        "smooth_l1": losses.smooth_l1(logits, logits.detach().flip(0)),
     }
 
 
@@ -538,6 +711,15 @@ def test_bad_arguments() -> None:
         (lambda: losses.focal(x, y, alpha=2), ValueError, "got 2"),
         (lambda: losses.focal(x, y, gamma="2"), TypeError, "got '2'"),
         (lambda: losses.focal([1.0], y), TypeError, "got list"),
+        (lambda: losses.ohem(x, y, fraction=0), ValueError, "above 0, got 0"),
+        (lambda: losses.ohem(x, y, fraction=10), ValueError, "from 0.0 to 1.0, got 10"),
+        (lambda: losses.hard_negative(x, y), ValueError, r"got \(2, 3, 4, 4, 4\) and \(2, 4, 4, 4\)"),
+        (lambda: losses.hard_negative(y.float(), y.float()), RuntimeError, "got float32"),
+        (lambda: losses.hard_negative(y.float(), y, min_negatives=-1), ValueError, "got -1"),
+        (lambda: losses.hard_negative(y.float(), y, negatives_per_positive=0.5), TypeError, "got 0.5"),
+        (lambda: losses.smooth_l1(x, x[:1]), ValueError, "one shape"),
+        (lambda: losses.smooth_l1(x, x, beta=-1.0), ValueError, "got -1.0"),
+        (lambda: losses.smooth_l1(x, x, reduction="none"), ValueError, "got 'none'"),
     ):
         with pytest.raises(error, match=text):
             call()

@@ -1,0 +1,9 @@
+#include <algorithm>
+
+#include "kernels/hardest/hardest.h"
+
+#include "isa/avx512_begin.h"
+namespace volnet::hardest::VOLNET_ISA {
+#include "kernels/hardest/body.h"
+}  // namespace volnet::hardest::VOLNET_ISA
+#include "isa/avx512_end.h"
