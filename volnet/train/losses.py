@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
+
+from volnet import losses
 
 
 def hard_negative_bce(
@@ -32,6 +32,7 @@ def hard_negative_bce(
         ValueError: if the two are not vectors of one length.
 
     Example:
+        >>> import torch
         >>> round(hard_negative_bce(torch.tensor([9.0, -9.0]), torch.tensor([1, 0])).item(), 3)
         0.0
     """
@@ -40,17 +41,9 @@ def hard_negative_bce(
             "logits and labels must be vectors of one length, "
             f"got {list(logits.shape)} and {list(labels.shape)}"
         )
-    logits = logits.float()
-    positive = logits[labels == 1]
-    negative = logits[labels == 0]
-    count = min(len(negative), max(min_negatives, negatives_per_positive * len(positive)))
-    hard = negative.topk(count).values
-    loss = logits.sum() * 0.0
-    if len(positive):
-        loss = loss + 0.5 * binary_cross_entropy_with_logits(positive, torch.ones_like(positive))
-    if len(hard):
-        loss = loss + 0.5 * binary_cross_entropy_with_logits(hard, torch.zeros_like(hard))
-    return loss
+    return losses.hard_negative(
+        logits, labels, negatives_per_positive=negatives_per_positive, min_negatives=min_negatives
+    )
 
 
 def box_regression_loss(deltas: Tensor, targets: Tensor) -> Tensor:
@@ -64,9 +57,8 @@ def box_regression_loss(deltas: Tensor, targets: Tensor) -> Tensor:
         Scalar, 0 with a gradient of 0 for P = 0.
 
     Example:
+        >>> import torch
         >>> box_regression_loss(torch.zeros(1, 6), torch.zeros(1, 6)).item()
         0.0
     """
-    if len(deltas) == 0:
-        return deltas.float().sum() * 0.0
-    return smooth_l1_loss(deltas.float(), targets, beta=1 / 9)
+    return losses.smooth_l1(deltas, targets, beta=1 / 9)
