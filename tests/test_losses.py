@@ -57,7 +57,7 @@ def check(
     (grad,) = torch.autograd.grad(actual, x, weight.to(actual.dtype))
     (exact_grad,) = torch.autograd.grad(expected, exact, weight)
     assert grad.dtype == dtype
-    assert grad.stride() == x.stride()
+    assert grad.is_contiguous(memory_format=memory_format)
     largest = float(exact_grad.abs().max()) if exact_grad.numel() else 0.0
     torch.testing.assert_close(grad.double(), exact_grad, rtol=0, atol=of_gradient * largest + 1e-30)
 
@@ -314,9 +314,10 @@ def test_one_class(layout: torch.memory_format) -> None:
             logits,
             layout=layout,
         )
+        weight = torch.tensor([3.0], dtype=torch.float64)
         check(
-            lambda x, t=target: losses.dice_ce(x, t, activation="sigmoid"),
-            lambda x: DiceCELoss(sigmoid=True)(x, labels.double()),
+            lambda x, t=target, w=weight: losses.dice_ce(x, t, activation="sigmoid", weight=w),
+            lambda x, w=weight: DiceCELoss(sigmoid=True, weight=w)(x, labels.double()),
             logits,
             layout=layout,
         )
@@ -653,6 +654,10 @@ def test_torch_opcheck() -> None:
         weights = torch.ones(2, 3, dtype=torch.float64)
         arguments = (logits, labels, weights, None, True, 2.0, 0)
         torch.library.opcheck(torch.ops.volnet.voxel_losses, arguments, test_utils=checks)
+    x, count = logits_of((70,)).requires_grad_(), torch.tensor(5)
+    torch.library.opcheck(torch.ops.volnet.hardest, (x, None, count), test_utils=checks)
+    torch.library.opcheck(torch.ops.volnet.hardest, (x, x > 0, count), test_utils=checks)
+    torch.library.opcheck(torch.ops.volnet.smooth_l1_sum, (x, x.detach().flip(0), 0.5), test_utils=checks)
 
 
 def test_second_derivatives_are_refused() -> None:
@@ -710,6 +715,7 @@ def test_bad_arguments() -> None:
         (lambda: losses.focal(x, y, gamma=-1.0), ValueError, "got -1.0"),
         (lambda: losses.focal(x, y, alpha=2), ValueError, "got 2"),
         (lambda: losses.focal(x, y, gamma="2"), TypeError, "got '2'"),
+        (lambda: losses.cross_entropy(x, [1.0]), TypeError, "target must be a Tensor, got list"),
         (lambda: losses.focal([1.0], y), TypeError, "got list"),
         (lambda: losses.ohem(x, y, fraction=0), ValueError, "above 0, got 0"),
         (lambda: losses.ohem(x, y, fraction=10), ValueError, "from 0.0 to 1.0, got 10"),

@@ -49,12 +49,13 @@ class Images {
  public:
   Tensor x;
   int64_t count, channels, voxels;
+  Layout5 layout;
   bool rows;  // the channels of a voxel lie side by side
 
   Images(const Tensor& logits, const Tensor& target, std::optional<int64_t> ignore_index, int64_t first)
       : x(logits), target_(torch::stable::contiguous(target)) {
     VOLNET_CHECK(x.dim() == 5, op, ": logits must be [N, C, D, H, W], got ", shape_text(sizes_of(x)));
-    const Layout5 layout = layout_of(x);
+    layout = layout_of(x);
     x = to_layout(x, layout, op);
     count = x.size(0);
     channels = x.size(1);
@@ -187,7 +188,7 @@ template <class T>
 Tensor gradient(const Images& images, const Penalty& penalty, const std::vector<compute_t<T>>& coefficients,
                 int64_t step, const compute_t<T>* grad) {
   constexpr auto size = static_cast<int64_t>(sizeof(T));
-  Tensor dx = empty_like<T>(images.x, op);
+  Tensor dx = empty_volume<T>(sizes_of(images.x), images.layout, op);
   if (dx.numel() == 0) return dx;
   T* const to = mutable_data<T>(dx);
   const bool large = dx.numel() * size >= stream_from;

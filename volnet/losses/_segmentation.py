@@ -20,6 +20,8 @@ from volnet.ops._arguments import check_tensor, memory_format_of
 LABELS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 TARGETS = (*LABELS, torch.bool, torch.float32, torch.float64, torch.bfloat16)
 
+NO_LABEL = -100  # what torch ignores unless told otherwise
+
 ClassWeights = Tensor | Sequence[float] | None
 
 
@@ -73,19 +75,19 @@ def volumes(
         what = f"labels of shape {expected}, or one number for each of input {tuple(input.shape)}"
         kind = str(target.dtype).removeprefix("torch.")
         raise ValueError(f"{op}: target must be {what}, got {kind} of shape {tuple(target.shape)}")
-    elif ignore_index is not None:
+    elif ignore_index not in (None, NO_LABEL):
         raise ValueError(
             f"{op}: ignore_index={ignore_index} is for labels, got a target with one number for each logit"
         )
+    else:
+        ignore_index, first = None, 0
     if input.dim() == 2:  # [N, C] is one image of N voxels, whose channels lie side by side
         input = input.t()[None, :, :, None, None]
         target = labels[None, :, None, None] if is_labels else target.t()[None, :, :, None, None]
-        return Volumes(input, target, ignore_index, first if is_labels else 0)
-    if is_labels:
-        target = _three_axes(labels, 1)
     else:
-        target, first = _three_axes(target, 2), 0
-    return Volumes(_three_axes(input, 2), target, ignore_index, first)
+        input = _three_axes(input, 2)
+        target = _three_axes(labels, 1) if is_labels else _three_axes(target, 2)
+    return Volumes(input, target, ignore_index, first)
 
 
 def _three_axes(x: Tensor, start: int) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from volnet._errors import names_shortage
 from volnet.losses._segmentation import (
+    NO_LABEL,
     ClassWeights,
     check_choice,
     check_range,
@@ -26,7 +27,7 @@ def cross_entropy(
     target: Tensor,
     weight: ClassWeights = None,
     *,
-    ignore_index: int | None = -100,
+    ignore_index: int | None = NO_LABEL,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
@@ -58,9 +59,7 @@ def cross_entropy(
     op = "cross_entropy"
     check_choice(op, "reduction", reduction, ("mean", "sum", "none"))
     check_range(op, "label_smoothing", label_smoothing, 0.0, 1.0)
-    # torch's default is for labels only.
-    ignored = None if ignore_index == -100 and target.is_floating_point() else ignore_index
-    given = volumes(op, input, target, ignored, one_channel_is_binary=False)
+    given = volumes(op, input, target, ignore_index, one_channel_is_binary=False)
     classes = input.shape[1]
     weights = class_weights(op, weight, classes)
     hit, miss = (1 - label_smoothing) * weights, label_smoothing / classes * weights

@@ -98,7 +98,8 @@ def dice_ce(
     Args:
         input, target, activation, include_background, batch, ignore_index, smooth_nr, smooth_dr: see
             :func:`dice`.
-        weight: [C], of each class, for both losses; with "sigmoid" the cross-entropy's positives have it.
+        weight: [C], of each class, for both losses; with "sigmoid" the cross-entropy's positives have it,
+            and of one class nothing else.
         label_smoothing: from 0 to 1, of the cross-entropy with "softmax".
         lambda_dice, lambda_ce: what each loss counts.
 
@@ -124,7 +125,9 @@ def dice_ce(
     classes = input.shape[1]
     weights = class_weights(op, weight, classes)
     of_dice = weights if include_background else weights[1:]
-    overlap = _dice(op, found, include_background, batch, of_dice, smooth_nr, smooth_dr).mean()
+    overlaps = _dice(
+        op, found, include_background, batch, None if classes == 1 else of_dice, smooth_nr, smooth_dr
+    )
     if sigmoid:
         entropy = ratio((found.hit * weights + found.miss).sum(), found.voxels.sum())
     else:
@@ -133,7 +136,7 @@ def dice_ce(
             total = total + label_smoothing / classes * (found.miss * weights).sum()
         by_label = given.target.dim() == 4
         entropy = ratio(total, (found.t * weights).sum() if by_label else found.voxels[:, 0].sum())
-    return in_dtype_of(lambda_dice * overlap + lambda_ce * entropy, input)
+    return in_dtype_of(lambda_dice * overlaps.mean() + lambda_ce * entropy, input)
 
 
 @names_shortage

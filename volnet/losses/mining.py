@@ -11,6 +11,7 @@ import volnet._extension  # noqa: F401 - registers torch.ops.volnet
 from volnet._errors import names_shortage
 from volnet.losses._segmentation import (
     LABELS,
+    NO_LABEL,
     ClassWeights,
     Volumes,
     check_range,
@@ -33,7 +34,7 @@ def ohem(
     weight: ClassWeights = None,
     *,
     fraction: float = 0.1,
-    ignore_index: int | None = -100,
+    ignore_index: int | None = NO_LABEL,
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """Cross-entropy of the hardest voxels (online hard example mining): nnU-Net's ``TopKLoss``.
@@ -63,9 +64,7 @@ def ohem(
     check_range(op, "fraction", fraction, 0.0, 1.0)
     if fraction == 0:
         raise ValueError(f"{op}: fraction must be above 0, got {fraction}")
-    check_tensor(op, "input", input)
-    ignored = None if ignore_index == -100 and target.is_floating_point() else ignore_index
-    given = volumes(op, input, target, ignored, one_channel_is_binary=False)
+    given = volumes(op, input, target, ignore_index, one_channel_is_binary=False)
     classes = input.shape[1]
     weights = class_weights(op, weight, classes)
     losses = voxel_losses(

@@ -183,10 +183,6 @@ inline void store_voxels(T value, S* p, int64_t i, int64_t n, bool stream) {
   }
 }
 
-// The vectors of a block are taken by fours, the vectors of the other levels one by one.
-template <class T>
-static constexpr int64_t vectors = block / T::width;
-
 // The softmax of a block: powers[c, v] = e^(x - shift[v]) and x itself.
 template <class T, class S>
 struct Powers {
@@ -288,20 +284,12 @@ struct Scratch {
   Powers<T, S> softmax;
   BlockTarget<E> target;
   E* lanes;
-  Scratch(void* scratch, int64_t channels) {
-    E* at = static_cast<E*>(scratch);
-    const auto take = [&](int64_t n) {
-      E* const begin = at;
-      at += n;
-      return begin;
-    };
-    softmax.values = take(channels * block);
-    softmax.powers = take(channels * block);
-    softmax.shift = take(block);
-    softmax.sum = take(block);
-    target.label = take(block);
-    target.planes = take(channels * block);
-    lanes = take(5 * channels * T::width);
+  Scratch(void* memory, int64_t channels) {
+    E* const begin = static_cast<E*>(memory);
+    const int64_t volume = channels * block;
+    softmax = {begin, begin + volume, begin + 3 * volume, begin + 3 * volume + block};
+    target = {begin + 3 * volume + 2 * block, begin + 2 * volume};
+    lanes = begin + 3 * volume + 3 * block;
   }
 };
 

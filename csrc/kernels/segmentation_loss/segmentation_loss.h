@@ -80,7 +80,7 @@ struct Backward {
 
 // Voxels that are in work at a time; elements of the compute type that a kernel needs as scratch.
 inline constexpr int64_t block = 64;
-inline int64_t scratch_of(int64_t channels) { return (3 * channels + 4) * block + 5 * channels * 16; }
+inline int64_t scratch_of(int64_t channels) { return (3 * channels + 3) * block + 5 * channels * 16; }
 
 // Voxels [begin, end), of x and of the target alike.
 template <class Params>
