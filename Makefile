@@ -9,7 +9,7 @@ STAMP := $(VENV)/.ready
 BUILT := $(VENV)/.built
 CSRC := $(shell find csrc -name '*.cpp' -o -name '*.h')
 SANITIZED = $(wildcard tests/test_contract.py tests/test_runtime.py tests/test_memory.py tests/test_*3d.py \
-  $(foreach name,activate argmax cat grid_sample interpolate norm pad resample sample_patches softmax,\
+  $(foreach name,activate argmax cat grid_sample interpolate losses norm pad resample sample_patches softmax,\
   tests/test_$(name).py))
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import volnet
-from volnet import nn, ops
+from volnet import losses, nn, ops
 
 ROOT = Path(__file__).parents[1]
 MODULES = [
@@ -31,7 +31,7 @@ def test_docstring_examples_run(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "public", [getattr(m, n) for m in (ops, nn) for n in m.__all__], ids=lambda f: f.__name__
+    "public", [getattr(m, n) for m in (ops, nn, losses) for n in m.__all__], ids=lambda f: f.__name__
 )
 def test_every_public_name_shows_an_example(public: object) -> None:
     assert ">>>" in (public.__doc__ or "")
@@ -57,5 +57,7 @@ def test_features_name_tests_and_functions_that_exist() -> None:
     text = (ROOT / "docs" / "features.md").read_text()
     for path in re.findall(r"`(tests/[^`]+)`", text):
         assert list(ROOT.glob(path)), f"docs/features.md names {path}"
-    for module, name in re.findall(r"`(ops|nn)\.(\w+)`", text):
-        assert hasattr({"ops": ops, "nn": nn}[module], name), f"docs/features.md names {module}.{name}"
+    for module, name in re.findall(r"`(losses|ops|nn)\.(\w+)`", text):
+        assert hasattr({"losses": losses, "ops": ops, "nn": nn}[module], name), (
+            f"docs/features.md names {module}.{name}"
+        )

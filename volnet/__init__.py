@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from volnet import isa, memory, nn, ops, plans
+from volnet import isa, losses, memory, nn, ops, plans
 from volnet._errors import OutOfMemoryError
 from volnet.explain import explain
 from volnet.optimize.optimize import optimize
@@ -17,6 +17,7 @@ __all__ = [
     "explain",
     "get_precision",
     "isa",
+    "losses",
     "memory",
     "nn",
     "ops",
