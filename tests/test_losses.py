@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from volnet import isa, losses
+from volnet import isa, losses, memory
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last_3d]
 LEVELS = [level for level in isa.available() if level in ("scalar", "avx2", "avx512")]
@@ -578,6 +578,99 @@ def test_smooth_l1_of_both_layouts_dtypes_and_of_nothing() -> None:
 
 
 # --- what all have in common
+
+
+def overlap_by_definition(x: Tensor, t: Tensor, counts: Tensor, sigmoid: bool, alpha: float) -> Tensor:
+    """Tversky of [N, C, ...] with beta 1 - alpha; Dice is that of 1/2 but for what smooths it."""
+    p = (x.sigmoid() if sigmoid else x.softmax(1)) * counts
+    t = t * counts
+    axes = tuple(range(2, x.dim()))
+    both, wrong = (p * t).sum(axes), alpha * (p * (1 - t)).sum(axes) + (1 - alpha) * ((1 - p) * t).sum(axes)
+    return (1 - (both + 1e-3) / (both + wrong + 1e-3)).mean()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(2, 20), *[st.integers(1, 12)] * 3),
+    ignored=st.sampled_from([0.0, 0.3, 1.0]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+    layout=st.sampled_from(LAYOUTS),
+    labels_dtype=st.sampled_from(LABELS),
+    sigmoid=st.booleans(),
+    level=st.sampled_from(LEVELS),
+    seed=st.integers(0, 2**16),
+)
+def test_losses_of_any_shape(
+    shape: tuple[int, ...],
+    ignored: float,
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+    labels_dtype: torch.dtype,
+    sigmoid: bool,
+    level: str,
+    seed: int,
+) -> None:
+    logits, labels = logits_of(shape, seed), labels_of((shape[0], *shape[2:]), shape[1], seed)
+    counts = torch.rand(labels.shape, generator=torch.Generator().manual_seed(seed)) >= ignored
+    hot, mask = one_hot(labels, shape[1]), counts.unsqueeze(1)
+    target = labels.where(counts, 255).to(labels_dtype)
+    same = {"activation": "sigmoid" if sigmoid else "softmax", "smooth_dr": 1e-3}
+    with isa.limit(level):
+        check(
+            lambda x: losses.dice(
+                x, target, ignore_index=255, smooth_nr=2e-3, **(same | {"smooth_dr": 2e-3})
+            ),
+            lambda x: overlap_by_definition(x, hot, mask, sigmoid, 0.5),
+            logits,
+            dtype,
+            layout,
+        )
+        check(
+            lambda x: losses.tversky(
+                x, target, alpha=0.3, beta=0.7, ignore_index=255, smooth_nr=1e-3, **same
+            ),
+            lambda x: overlap_by_definition(x, hot, mask, sigmoid, 0.3),
+            logits,
+            dtype,
+            layout,
+        )
+        check(
+            lambda x: losses.focal(x, target, ignore_index=255, reduction="sum"),
+            lambda x: (
+                -(
+                    (
+                        hot * (1 - x.sigmoid()) ** 2 * F.logsigmoid(x)
+                        + (1 - hot) * x.sigmoid() ** 2 * F.logsigmoid(-x)
+                    )
+                    * mask
+                ).sum()
+            ),
+            logits,
+            dtype,
+            layout,
+        )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_probabilities_in_memory(layout: torch.memory_format) -> None:
+    """The gradient is all that is as large as the logits."""
+    logits = logits_of((1, 6, 32, 64, 64)).float().contiguous(memory_format=layout).requires_grad_()
+    labels = labels_of((1, 32, 64, 64), 6).to(torch.uint8)
+    size = logits.numel() * 4
+    for loss in (losses.dice_ce, losses.focal, losses.cross_entropy, losses.ohem):
+        with torch.profiler.profile(profile_memory=True) as profile:
+            memory.reset_peak()
+            before = memory.stats()["in_use"]
+            value = loss(logits, labels)
+            forward = memory.stats()["peak"] - before
+            (grad,) = torch.autograd.grad(value, logits)
+            both = memory.stats()["peak"] - before
+        of_torch = sum(max(event.self_cpu_memory_usage, 0) for event in profile.events())
+        one_channel = size // 6 if loss is losses.ohem else 0
+        assert forward < 0.1 * size + 1.3 * one_channel, loss
+        assert both < 1.1 * size + 1.3 * one_channel, loss
+        assert of_torch < 0.1 * size + one_channel, loss
+        del grad
 
 
 def every_loss(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:

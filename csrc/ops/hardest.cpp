@@ -1,8 +1,8 @@
 // torch.ops.volnet.hardest.
 #include "kernels/hardest/hardest.h"
 
-#include "ops/along.h"
 #include "ops/dtypes.h"
+#include "ops/tensors.h"
 
 namespace volnet {
 namespace {
@@ -28,7 +28,16 @@ struct Kernels<double> {
   static auto choose() { return hardest::choose_f64.best(); }
 };
 
-int64_t pieces_of(int64_t count) { return (count + piece_along - 1) / piece_along; }
+// Numbers for one thread at a time.
+constexpr int64_t run = int64_t{1} << 13;
+
+int64_t pieces_of(int64_t count) { return (count + run - 1) / run; }
+
+// The numbers of a piece are [begin, end).
+struct Piece {
+  int64_t begin, end;
+  Piece(int64_t piece, int64_t count) : begin(piece * run), end(std::min((piece + 1) * run, count)) {}
+};
 
 template <class A>
 std::vector<int64_t> histogram_of(const Numbers<A>& numbers, int64_t count, int shift, bool top,
@@ -39,7 +48,8 @@ std::vector<int64_t> histogram_of(const Numbers<A>& numbers, int64_t count, int 
   const auto kernel = Kernels<A>::histogram();
   for_each_piece(pieces, [&](int64_t piece, int64_t worker) {
     hardest::Histogram<A> params{numbers, shift, top, above, counts.data() + worker * each};
-    kernel(params, piece * piece_along, std::min((piece + 1) * piece_along, count));
+    const Piece at(piece, count);
+    kernel(params, at.begin, at.end);
   });
   for (size_t i = each; i < counts.size(); ++i) counts[i % each] += counts[i];
   counts.resize(each);
@@ -88,8 +98,8 @@ double choose(const Numbers<A>& numbers, int64_t count, int64_t rank, uint8_t* c
   std::vector<hardest::Sides<A>> sides(static_cast<size_t>(pieces), {numbers, last.key, 0, 0});
   const auto count_sides = Kernels<A>::sides();
   for_each_piece(pieces, [&](int64_t piece, int64_t) {
-    count_sides(sides[static_cast<size_t>(piece)], piece * piece_along,
-                std::min((piece + 1) * piece_along, count));
+    const Piece at(piece, count);
+    count_sides(sides[static_cast<size_t>(piece)], at.begin, at.end);
   });
   double sum =
       last.equals > 0 ? static_cast<double>(value_of<A>(last.key)) * static_cast<double>(last.equals) : 0;
@@ -103,7 +113,8 @@ double choose(const Numbers<A>& numbers, int64_t count, int64_t rank, uint8_t* c
   const auto mark = Kernels<A>::choose();
   for_each_piece(pieces, [&](int64_t piece, int64_t) {
     hardest::Choice<A> params{numbers, last.key, sides[static_cast<size_t>(piece)].equals, chosen};
-    mark(params, piece * piece_along, std::min((piece + 1) * piece_along, count));
+    const Piece at(piece, count);
+    mark(params, at.begin, at.end);
   });
   return sum;
 }

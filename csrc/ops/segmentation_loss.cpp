@@ -18,8 +18,9 @@ constexpr const char* op = "segmentation_loss";
 // Results larger than this have mostly left the caches by the time they are read.
 constexpr int64_t stream_from = int64_t{32} << 20;
 
-// Voxels that are summed up in one piece, at least.
-constexpr int64_t least_run = 2048;
+// Voxels that are summed up in one piece: as few as are worth it, so that one image of 96^3 keeps a hundred
+// cores busy.
+constexpr int64_t least_run = 2048, most_run = 8192;
 
 Element element_of(ScalarType dtype) {
   switch (dtype) {
@@ -88,7 +89,7 @@ class Images {
   // Pieces do not cross images, and are the same whatever the number of threads.
   int64_t run() const {
     constexpr int64_t multiple = segmentation_loss::block;
-    const int64_t run = std::max(piece_along / std::max<int64_t>(channels, 1), least_run);
+    const int64_t run = std::clamp(piece_along / std::max<int64_t>(channels, 1), least_run, most_run);
     return (run + multiple - 1) / multiple * multiple;
   }
   int64_t runs() const { return (voxels + run() - 1) / run(); }
