@@ -155,13 +155,119 @@ def spatial(rank: int, size: int) -> dict[str, Any]:
     return {name: one_case(*CASES[name], 4) for name in (CASES if size == 2 else FOUR)}
 
 
+class Plain(nn.Module):
+    """A U-Net of modules alone, for the formula of the halo."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.down = nn.Conv3d(1, 4, 3, padding=1), nn.Conv3d(4, 6, 3, 2, 1)
+        self.wide, self.pool = nn.Conv3d(6, 6, 3, padding=2, dilation=2), nn.MaxPool3d(2)
+        self.grow, self.up = nn.Upsample(scale_factor=2, mode="trilinear"), nn.ConvTranspose3d(6, 4, 2, 2)
+        self.norm, self.last = nn.InstanceNorm3d(6), nn.Conv3d(4, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.wide(self.norm(self.down(self.first(x))))
+        return self.last(self.up(self.grow(self.pool(x))))
+
+
+def halo(rank: int, size: int) -> list[int]:
+    """Bytes sent in a step, forward and backward, over one cut and both directions."""
+    from volnet.train.distributed import spatial_parallel
+
+    model = Plain()
+    parallel = spatial_parallel(model)
+    parallel(parallel.split(torch.randn(2, 1, 24, 8, 12), 4)).sum().backward()
+    return [parallel.traffic.forward, parallel.traffic.backward]
+
+
+def train(
+    model: nn.Module, step: Callable[[Tensor, Tensor], Tensor], batches: list[list[int]]
+) -> list[Tensor]:
+    """The weights after a step for each batch; ``step`` has the loss of what it is given."""
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(6, 1, 8, 8, 8, generator=generator), torch.randn(6, 1, 8, 8, 8, generator=generator)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    for batch in batches:
+        optimizer.zero_grad()
+        step(x[batch], y[batch]).backward()
+        optimizer.step()
+    return [p.detach() for p in model.parameters()]
+
+
+BATCHES = [[0, 1, 2, 3], [4, 5, 0], [2], [5, 3]]  # some cannot be divided by two
+
+
+def small(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv3d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv3d(4, 1, 3, padding=1)
+    )
+
+
+def single_weights() -> list[Tensor]:
+    model = small().double()
+    return train(model, lambda x, y: (model(x.double()) - y).square().mean(), BATCHES)
+
+
+def batches(rank: int, size: int) -> float:
+    """An optimized network over ranks that get different numbers of samples."""
+    import volnet
+    from volnet.train.distributed import data_parallel, shard
+
+    model = small(rank)  # the first rank's weights go to all
+    parallel = data_parallel(volnet.optimize(model, precision="highest"))
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        mine, share = shard(range(len(x)), rank, size)
+        return (parallel(x[mine]) - y[mine]).square().mean() * share
+
+    return relative(train(model, step, BATCHES), single_weights())
+
+
+def both(rank: int, size: int) -> float:
+    """Two volumes at a time, two slabs each."""
+    from volnet.train.distributed import data_parallel, mesh, shard, spatial_parallel
+
+    ranks = mesh(2, size // 2)
+    model = small(rank)
+    slabs = spatial_parallel(model, ranks["spatial"].get_group(), precision="highest")
+    parallel = data_parallel(slabs)
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        mine, share = shard(range(len(x)), ranks["data"].get_local_rank(), 2)
+        found = parallel(slabs.split(x[mine]))
+        return slabs.mean((found - slabs.split(y[mine])).square()) * share
+
+    return relative(train(model, step, BATCHES), single_weights())
+
+
+def refusals(rank: int, size: int) -> list[str]:
+    """What is said of what cannot be done."""
+    from volnet.train.distributed import mesh, spatial_parallel
+
+    x = torch.zeros(1, 1, 8, 4, 4)
+    tries: list[Callable[[], Any]] = [
+        lambda: spatial_parallel(nn.Sequential(nn.Conv3d(1, 1, 1), nn.Flatten(2)))(x),
+        lambda: spatial_parallel(nn.Conv3d(1, 1, 1)).split(x[:, :, :1]),
+        lambda: spatial_parallel(nn.Conv3d(1, 1, 1))(x[0]),
+        lambda: mesh(3, size),
+    ]
+    said = []
+    for one in tries:
+        try:
+            one()
+        except (NotImplementedError, ValueError, RuntimeError) as error:
+            said.append(str(error))
+    return said
+
+
 def run(rank: int, size: int, folder: str, what: str) -> None:
-    """A process: runs a function of this module, and writes down what it says."""
+    """A process: runs functions of this module, and writes down what they say."""
     torch.set_num_threads(1)
     path = Path(folder)
     dist.init_process_group(
         "gloo", init_method=f"file://{path}/store", rank=rank, world_size=size, timeout=timedelta(seconds=100)
     )
-    result = globals()[what](rank, size)
+    result = {name: globals()[name](rank, size) for name in what.split()}
     (path / f"{rank}.json").write_text(json.dumps(result))
     dist.destroy_process_group()
