@@ -263,6 +263,8 @@ def refusals(rank: int, size: int) -> list[str]:
 
 def run(rank: int, size: int, folder: str, what: str) -> None:
     """A process: runs functions of this module, and writes down what they say."""
+    from volnet.train.distributed import cleanup
+
     torch.set_num_threads(1)
     path = Path(folder)
     dist.init_process_group(
@@ -270,4 +272,4 @@ def run(rank: int, size: int, folder: str, what: str) -> None:
     )
     result = {name: globals()[name](rank, size) for name in what.split()}
     (path / f"{rank}.json").write_text(json.dumps(result))
-    dist.destroy_process_group()
+    cleanup()
