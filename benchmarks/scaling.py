@@ -1,8 +1,8 @@
 """How training scales to many nodes: a model, from what is measured here and what a link is said to do.
 
-    python benchmarks/scaling.py                        # the tables of docs/scaling.md
-    python benchmarks/scaling.py --seconds 0.8 --speed 20 # a step measured before; nodes 20 times as fast
-    python benchmarks/scaling.py --link 25 --latency 10 # another network: Gbit/s, microseconds
+    python benchmarks/scaling.py --speed 20                 # the tables of docs/scaling.md
+    python benchmarks/scaling.py --seconds 1.7 --speed 20   # a step measured before, nodes 20 times as fast
+    python benchmarks/scaling.py --link 25 --latency 10     # another network: Gbit/s, microseconds
 
 The time of a step on one node is measured on a small volume and scaled by the voxels. What ranks send is
 counted layer by layer on shapes alone (`halo_bytes`, which tests/test_distributed.py holds against what is
@@ -44,17 +44,19 @@ LINKS = (
 
 
 @dataclass(frozen=True)
-class Halo:
-    """What a layer needs of its neighbours."""
+class Layer:
+    """What a layer computes, and needs of its neighbours."""
 
-    layer: str
-    planes: int  # at a cut, both directions together
-    plane_bytes: int
+    name: str
+    depth: int  # planes of its result
+    flop: float
+    halo: int  # planes at a cut, both directions together
+    plane_bytes: int  # of its input
     has_gradient: bool  # its input is not the network's
 
 
-def halos(model: nn.Module, shape: Sequence[int], itemsize: int = 4) -> list[Halo]:
-    """Of every layer that reaches over a cut, when cuts are multiples of the strides at every level.
+def layers_of(model: nn.Module, shape: Sequence[int], itemsize: int = 4) -> list[Layer]:
+    """Convolutions, pooling and upsampling, when cuts are multiples of the strides at every level.
 
     A convolution of ``reach = dilation * (kernel - 1) + 1`` planes and stride s needs ``reach - s`` planes at
     a cut, one that pools or upsamples by its kernel none, trilinear upsampling two.
@@ -63,29 +65,31 @@ def halos(model: nn.Module, shape: Sequence[int], itemsize: int = 4) -> list[Hal
         model: layers are modules; it runs on shapes alone.
         shape: [N, C, D, H, W] of the whole volume.
     """
-    found: list[Halo] = []
+    found: list[Layer] = []
     names = {module: name for name, module in model.named_modules()}
     first = True
 
-    def visit(module: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+    def visit(module: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> None:
         nonlocal first
-        x, planes = inputs[0], 0
+        x, halo, flop = inputs[0], 0, 0.0
         if isinstance(module, (nn.Conv3d, nn.MaxPool3d, nn.AvgPool3d)):
             kernel, stride, dilation = (
                 v[0] if isinstance(v, tuple) else int(v)
                 for v in (module.kernel_size, module.stride, getattr(module, "dilation", 1))
             )
-            planes = max(dilation * (kernel - 1) + 1 - stride, 0)
+            halo = max(dilation * (kernel - 1) + 1 - stride, 0)
         elif isinstance(module, nn.ConvTranspose3d):
             # A plane of the input reaches kernel planes of the output.
-            planes = math.ceil((module.kernel_size[0] - module.stride[0]) / module.stride[0])
+            halo = math.ceil((module.kernel_size[0] - module.stride[0]) / module.stride[0])
         elif isinstance(module, nn.Upsample):
-            planes = 2 if "linear" in module.mode else 0
+            halo = 2 if "linear" in module.mode else 0
         else:
             return
+        if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+            grid = x if isinstance(module, nn.ConvTranspose3d) else y
+            flop = 2.0 * math.prod(grid.shape[2:]) * module.weight.numel() * x.shape[0]
         n, c, _, h, w = x.shape
-        if planes > 0:
-            found.append(Halo(names[module], planes, n * c * h * w * itemsize, not first))
+        found.append(Layer(names[module], y.shape[2], flop, halo, n * c * h * w * itemsize, not first))
         first = False
 
     hooks = [module.register_forward_hook(visit) for module in model.modules()]
@@ -98,10 +102,10 @@ def halos(model: nn.Module, shape: Sequence[int], itemsize: int = 4) -> list[Hal
     return found
 
 
-def halo_bytes(layers: Sequence[Halo]) -> tuple[int, int]:
+def halo_bytes(layers: Sequence[Layer]) -> tuple[int, int]:
     """Sent over one cut in a step, forward and backward."""
-    forward = sum(h.planes * h.plane_bytes for h in layers)
-    return forward, sum(h.planes * h.plane_bytes for h in layers if h.has_gradient)
+    forward = sum(one.halo * one.plane_bytes for one in layers)
+    return forward, sum(one.halo * one.plane_bytes for one in layers if one.has_gradient)
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,9 @@ class Network:
     """What the model has to know of a network and its volume."""
 
     seconds: float  # of a step on one node
-    layers: list[Halo]
+    layers: list[Layer]
     norms: int
     parameter_bytes: int
-    stride: int  # of the coarsest level
     shape: tuple[int, ...]
 
 
@@ -128,12 +131,13 @@ def spatial_step(network: Network, nodes: int, link: Link) -> float:
     sent before the layer that needs them, gradients added after the backward."""
     if nodes == 1:
         return network.seconds
-    units = network.shape[2] / network.stride
-    # The thickest slab has a whole number of the coarsest planes.
-    compute = network.seconds * math.ceil(units / nodes) / units
+    # Every layer waits for the rank with most of its planes; a layer of few planes leaves ranks without work.
+    flop = sum(one.flop for one in network.layers)
+    share = sum(one.flop * math.ceil(one.depth / nodes) / one.depth for one in network.layers) / flop
+    compute = network.seconds * share
     # An inner node sends and receives at two cuts at once; per cut half of the planes go each way.
     forward, backward = halo_bytes(network.layers)
-    messages = 2 * len(network.layers)
+    messages = 2 * sum(one.halo > 0 for one in network.layers)
     halo = link.seconds((forward + backward) / 2 * min(nodes - 1, 2), messages * min(nodes - 1, 2))
     # Moments forward and sums backward: a message from every node, one after another.
     norms = 2 * network.norms * (nodes - 1) * link.latency
@@ -180,23 +184,32 @@ def describe(shape: tuple[int, ...], seconds_per_voxel: float, itemsize: int) ->
         network = unet()
     return Network(
         seconds_per_voxel * math.prod(shape[2:]),
-        halos(network, shape, itemsize),
+        layers_of(network, shape, itemsize),
         sum(isinstance(m, nn.InstanceNorm3d) for m in network.modules()),
         4 * sum(p.numel() for p in network.parameters()),
-        16,
         shape,
     )
 
 
-def table(network: Network, links: Sequence[Link], hidden: float) -> str:
-    forward, backward = halo_bytes(network.layers)
+def summary(networks: Sequence[Network]) -> str:
     lines = [
-        f"One volume of {'x'.join(map(str, network.shape[2:]))}: {network.seconds:.1f} s a step on one node; "
-        f"{forward / 2**20:.1f} MiB of halo at a cut forward, {backward / 2**20:.1f} MiB backward, in "
-        f"{len(network.layers)} layers; {network.norms} norms; "
-        f"{network.parameter_bytes / 2**20:.1f} MiB of gradients.",
-        "",
-        "| nodes | "
+        "| volume | a step on one node | halo at a cut, forward | backward | in layers | norms | gradients |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for network in networks:
+        forward, backward = halo_bytes(network.layers)
+        reaching = sum(one.halo > 0 for one in network.layers)
+        lines.append(
+            f"| {'x'.join(map(str, network.shape[2:]))} | {network.seconds:.2f} s "
+            f"| {forward / 2**20:.1f} MiB | {backward / 2**20:.1f} MiB | {reaching} | {network.norms} "
+            f"| {network.parameter_bytes / 2**20:.1f} MiB |"
+        )
+    return "\n".join(lines)
+
+
+def table(network: Network, links: Sequence[Link], hidden: float) -> str:
+    lines = [
+        f"| nodes, one volume of {'x'.join(map(str, network.shape[2:]))} or one each | "
         + " | ".join(f"{kind}, {link.name}" for link in links for kind in ("slabs", "volumes"))
         + " |",
         "| --- |" + " --- |" * (2 * len(links)),
@@ -216,27 +229,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--side", type=int, default=96, help="of the volume that is measured (default 96)")
+    parser.add_argument("--side", type=int, default=96, help="of the volume that is measured (96)")
     parser.add_argument("--seconds", type=float, help="of its step, instead of measuring it")
-    parser.add_argument(
-        "--speed", type=float, default=1.0, help="how many times as fast a node is (default 1)"
-    )
+    parser.add_argument("--speed", type=float, default=1.0, help="how many times as fast a node is (1)")
     parser.add_argument("--hidden", type=float, default=0.5, help="share of the backward that hides messages")
     parser.add_argument("--bf16", action="store_true", help="planes are sent in bfloat16")
     parser.add_argument("--link", type=float, help="Gbit/s of one other network")
-    parser.add_argument("--latency", type=float, default=20.0, help="its microseconds (default 20)")
+    parser.add_argument("--latency", type=float, default=20.0, help="its microseconds (20)")
     given = parser.parse_args(arguments)
     seconds = given.seconds or measured_step(given.side)
     links = LINKS
     if given.link:
         links = (Link(f"{given.link:g} Gbit/s, {given.latency:g} us", given.link, given.latency * 1e-6, 0.7),)
     print(
-        f"measured: {seconds:.2f} s a step on 1x{given.side}x{given.side}x{given.side}, "
-        f"{torch.get_num_threads()} threads; nodes {given.speed:g} times as fast\n"
+        f"{seconds:.2f} s a step on 1x1x{given.side}x{given.side}x{given.side} "
+        f"with {torch.get_num_threads()} threads, nodes {given.speed:g} times as fast; "
+        f"torch {torch.__version__}\n"
     )
     per_voxel = seconds / given.side**3 / given.speed
-    for shape in ((1, 1, 256, 512, 512), (1, 1, 128, 128, 128)):
-        print(table(describe(shape, per_voxel, 2 if given.bf16 else 4), links, given.hidden) + "\n")
+    shapes = ((1, 1, 256, 512, 512), (1, 1, 128, 128, 128))
+    networks = [describe(shape, per_voxel, 2 if given.bf16 else 4) for shape in shapes]
+    print(summary(networks))
+    for network in networks:
+        print("\n" + table(network, links, given.hidden))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def test_bytes_are_those_of_the_halo_formula(size: int) -> None:
     assert sent == [forward, backward]
 
     scaling = runpy.run_path(str(ROOT / "benchmarks" / "scaling.py"))
-    found = scaling["halo_bytes"](scaling["halos"](Plain().to("meta"), (2, 1, 24, 8, 12)))
+    found = scaling["halo_bytes"](scaling["layers_of"](Plain().to("meta"), (2, 1, 24, 8, 12)))
     assert [cuts * b for b in found] == sent
 
 

@@ -38,7 +38,8 @@ class Group:
         work = [dist.irecv(x, group=self.group, group_src=peer) for peer, x in received.items()]
         work += [dist.isend(x, group=self.group, group_dst=peer) for peer, x in sent.items()]
         for one in work:
-            one.wait()
+            if one is not None:
+                one.wait()
 
     def __deepcopy__(self, memo: Any) -> Group:
         return self  # a process group cannot be copied

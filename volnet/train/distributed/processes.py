@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,9 +51,45 @@ def init(backend: str = "gloo", timeout_seconds: float = 600.0) -> Ranks:
     >>> init()
     Ranks(rank=0, size=1, local_rank=0, restarts=0)
     """
-    if not dist.is_initialized() and ("RANK" in os.environ or backend == "mpi"):
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+    if dist.is_initialized():
+        return ranks()
+    timeout = timedelta(seconds=timeout_seconds)
+    if backend == "mpi":
+        dist.init_process_group(backend, timeout=timeout)
+    elif "RANK" in os.environ:
+        store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+        store.set_timeout(timeout)
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            store = _store_of_this_start(store, rank, size, timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     return ranks()
+
+
+def _store_of_this_start(store: dist.Store, rank: int, size: int, timeout: timedelta) -> dist.Store:
+    """A part of torchrun's store that no earlier start of the processes has written to.
+
+    torchrun keeps one store over its restarts, in which ranks would find the addresses of dead ones, and its
+    count of restarts is not the same on all hosts. So the first rank names the start, and answers whoever
+    asks under this name; who has read the name of an earlier start gets no answer, and reads again.
+    """
+    if rank == 0:
+        start = uuid.uuid4().hex
+        store.set("volnet/start", start)
+        for other in range(1, size):
+            question = store.get(f"{start}/{other}").decode()
+            store.set(f"{start}/{other}/{question}", "")
+        return dist.PrefixStore(start, store)
+    question, deadline = uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
+    while True:
+        start = store.get("volnet/start").decode()
+        store.set(f"{start}/{rank}", question)
+        try:
+            store.wait([f"{start}/{rank}/{question}"], timedelta(seconds=0.5))
+        except dist.DistStoreError:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return dist.PrefixStore(start, store)
 
 
 def ranks() -> Ranks:
