@@ -58,14 +58,50 @@ def read_ct(path: str | PathLike[str]) -> CTVolume:
     return _finished(ct, path)
 
 
+def read_labels(path: str | PathLike[str]) -> tuple[np.ndarray, Geometry]:
+    """Read one label volume (NIfTI, MHA/MHD or NRRD), its axes turned as :func:`read_ct` turns a CT's.
+
+    Returns:
+        uint8 ``[D, H, W]``, and the geometry.
+
+    Raises:
+        InvalidScanError: the input is missing, unreadable, damaged, or holds anything but whole numbers 0 to
+            255. The message names the file and the reason.
+
+    >>> labels, geometry = read_labels("nodules.nii.gz")              # doctest: +SKIP
+    """
+    path = Path(path)
+    suffix = _suffix(path)
+    if suffix is None:
+        raise InvalidScanError(path, f"labels are read from {', '.join(_FORMATS)}, got {path.suffix!r}")
+    try:
+        voxels, geometry = _read_image_file(path, suffix)
+    except OSError as error:
+        raise InvalidScanError(path, f"cannot be read ({error.strerror or error})") from error
+    if voxels.dtype.kind not in "iuf" or not (voxels.min() >= 0 and voxels.max() <= 255):
+        raise InvalidScanError(path, "labels must be whole numbers 0 to 255")
+    labels = voxels.astype(np.uint8)
+    if (labels != voxels).any():
+        raise InvalidScanError(path, "labels must be whole numbers 0 to 255")
+    return _axial(labels, geometry)
+
+
+def _suffix(path: Path) -> str | None:
+    lower = path.name.lower()
+    return next((s for s in _FORMATS if lower.endswith(s)), None)
+
+
+def _read_image_file(path: Path, suffix: str) -> tuple[np.ndarray, Geometry]:
+    with path.open("rb"):
+        pass  # an unreadable file is told apart from a damaged one by the system's own error
+    return read_nifti(path) if _FORMATS[suffix] == "NIfTI" else read_image(path, path)
+
+
 def _read_file(path: Path) -> CTVolume:
     lower = path.name.lower()
-    suffix = next((s for s in _FORMATS if lower.endswith(s)), None)
+    suffix = _suffix(path)
     if suffix is not None:
-        with path.open("rb"):
-            pass  # an unreadable file is told apart from a damaged one by the system's own error
-        read = read_nifti if _FORMATS[suffix] == "NIfTI" else lambda p: read_image(p, p)
-        voxels, geometry = read(path)
+        voxels, geometry = _read_image_file(path, suffix)
         stem = path.name[: -len(suffix)]
         return CTVolume(to_int16(voxels, path), geometry, stem, path.name, {"format": _FORMATS[suffix]})
     if lower.endswith(".zip"):
