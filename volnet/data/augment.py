@@ -289,8 +289,8 @@ class RandomBlur(Transform):
 
 
 class PasteNodules(Transform):
-    """Adds nodules where there is air of the lung: outlines that readers drew in LIDC-IDRI, in any of the
-    orders and senses of the axes, at a density of solid tissue, with the soft edge of a scanner.
+    """Adds nodules where there is air of the lung: outlines that readers drew in LIDC-IDRI, mirrored at
+    random, at a density of solid tissue, with the soft edge of a scanner.
 
     A voxel keeps what was there where that is brighter, so vessels run into a nodule. A nodule goes where
     most of it is seen, and away from the boxes that are there. It comes before :class:`Window`: it knows
@@ -319,7 +319,7 @@ class PasteNodules(Transform):
         for _ in range(int(rng.integers(1, self.count, endpoint=True))):
             number = int(rng.integers(len(nodule_contours())))
             weight = _sprite(number, patch.spacing)
-            flips = [axis for axis in range(3) if rng.random() < 0.5]
+            flips = tuple(axis for axis in range(3) if rng.random() < 0.5)
             weight = np.flip(weight, flips)
             density = rng.uniform(*self.density)
             for _ in range(_TRIES):

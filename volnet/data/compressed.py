@@ -88,4 +88,4 @@ def _blosc2() -> ModuleType:
     except ModuleNotFoundError:
         raise ModuleNotFoundError("a compressed VolumeStore needs blosc2: pip install blosc2") from None
     blosc2.set_releasegil(True)
-    return blosc2  # type: ignore[no-any-return]
+    return blosc2

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-_compiled = numba.njit(nogil=True, cache=True, boundscheck=False, error_model="numpy")
-_inlined = numba.njit(nogil=True, cache=True, inline="always", error_model="numpy")
+_compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+_inlined = numba.njit(nogil=True, cache=True, inline="always", error_model="numpy", fastmath={"contract"})
 
 # Literals are float64 and int64 to numba: what should fill vectors of 32-bit lanes names its types.
 _F = np.float32
@@ -22,59 +22,87 @@ BLOCK = 32
 
 
 @_compiled
+def _copy_row(source, at, step, row):  # type: ignore[no-untyped-def]
+    width = row.size
+    # Slices: numba would look at every index for a negative one.
+    if step == 1:
+        run = source[at : at + width]
+        for k in range(width):
+            row[k] = run[k]
+    elif step == -1:
+        run = source[at - width + 1 : at + 1]
+        for k in range(width):
+            row[width - 1 - k] = run[k]
+    else:
+        for k in range(width):
+            row[k] = source[at + k * step]
+
+
+@_compiled
 def copy_strided(source, base, step_d, step_h, step_w, out):  # type: ignore[no-untyped-def]
-    """out[i, j, k] = source[base + i * step_d + j * step_h + k * step_w]; int16 [N] to float32 [D, H, W]."""
-    depth, height, width = out.shape
-    for i in range(depth):
-        for j in range(height):
-            at = base + i * step_d + j * step_h
-            row = out[i, j]
-            if step_w == 1:
-                for k in range(width):
-                    row[k] = source[at + k]
-            elif step_w == -1:
-                first = at - width + 1
-                for k in range(width):
-                    row[width - 1 - k] = source[first + k]
-            else:
-                for k in range(width):
-                    row[k] = source[at + k * step_w]
+    """out[i, j, k] = source[base + i * step_d + j * step_h + k * step_w]; [N] to [D, H, W]."""
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            _copy_row(source, base + i * step_d + j * step_h, step_w, out[i, j])
 
 
 @_compiled
 def nearest(volume, matrix, offset, pad, out):  # type: ignore[no-untyped-def]
-    """out[o] = volume[round(matrix @ o + offset)], `pad` outside; [D, H, W] of one type."""
-    depth, height, width = volume.shape
-    half = 0.5
+    """out[o] = volume[round(matrix @ o + offset)], `pad` outside; [D, H, W] of one type, volume dense.
+
+    Along a row places are counted in 2**-32 voxels: additions and shifts, exact to a millionth of a voxel.
+    """
+    flat = volume.reshape(-1)
+    shape, one = volume.shape, 4294967296.0
+    width = out.shape[2]
+    start = np.empty(3, np.int64)
+    step = np.empty(3, np.int64)
+    for axis in range(3):
+        step[axis] = int(np.rint(matrix[axis, 2] * one))
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
-            start_d = matrix[0, 0] * i + matrix[0, 1] * j + offset[0] + half
-            start_h = matrix[1, 0] * i + matrix[1, 1] * j + offset[1] + half
-            start_w = matrix[2, 0] * i + matrix[2, 1] * j + offset[2] + half
-            for k in range(out.shape[2]):
-                d = start_d + matrix[0, 2] * k
-                h = start_h + matrix[1, 2] * k
-                w = start_w + matrix[2, 2] * k
-                inside = d >= 0 and d < depth and h >= 0 and h < height and w >= 0 and w < width
-                out[i, j, k] = volume[int(d), int(h), int(w)] if inside else pad
+            first, last = 0, width  # of the row, what lies inside
+            for axis in range(3):
+                at = matrix[axis, 0] * i + matrix[axis, 1] * j + offset[axis] + 0.5
+                start[axis] = int(np.rint(at * one))
+                along = step[axis]
+                end = np.int64(shape[axis]) << 32
+                if along == 0:
+                    if start[axis] < 0 or start[axis] >= end:
+                        last = 0
+                elif along > 0:
+                    first = max(first, -(start[axis] // along))
+                    last = min(last, -((start[axis] - end) // along))
+                else:
+                    first = max(first, (start[axis] - end) // -along + 1)
+                    last = min(last, start[axis] // -along + 1)
+            last = max(last, 0)
+            first = min(first, last)
+            row = out[i, j]
+            row[:first] = pad
+            row[last:] = pad
+            d = start[0] + first * step[0]
+            h = start[1] + first * step[1]
+            w = start[2] + first * step[2]
+            for k in range(first, last):
+                row[k] = flat[((d >> 32) * shape[1] + (h >> 32)) * shape[2] + (w >> 32)]
+                d += step[0]
+                h += step[1]
+                w += step[2]
 
 
 @_inlined
 def _log(x):  # type: ignore[no-untyped-def]
-    """Natural logarithm of a normal positive float32, to 1e-7 (Cephes' logf without its special cases)."""
+    """Natural logarithm of a normal positive float32, to 6e-7."""
     bits = _F(x).view(np.int32)
     exponent = np.int32((bits - np.int32(0x3F3504F3)) >> np.int32(23))  # mantissa in [sqrt(1/2), sqrt(2))
     t = np.int32(bits - np.int32(exponent << np.int32(23))).view(np.float32) - _F(1)
     z = t * t
-    p = _F(7.0376836292e-2)
-    p = p * t - _F(1.1514610310e-1)
-    p = p * t + _F(1.1676998740e-1)
-    p = p * t - _F(1.2420140846e-1)
-    p = p * t + _F(1.4249322787e-1)
-    p = p * t - _F(1.6668057665e-1)
-    p = p * t + _F(2.0000714765e-1)
-    p = p * t - _F(2.4999993993e-1)
-    p = p * t + _F(3.3333331174e-1)
+    p = _F(0.114989690457)
+    p = p * t - _F(0.183663052680)
+    p = p * t + _F(0.204986647348)
+    p = p * t - _F(0.249477458737)
+    p = p * t + _F(0.333180450035)
     return t + (p * t * z - _F(0.5) * z) + _F(exponent) * _F(0.69314718)
 
 
@@ -105,9 +133,13 @@ def _hash(x):  # type: ignore[no-untyped-def]
 
 @_inlined
 def _normal_pair(i, key_a, key_b):  # type: ignore[no-untyped-def]
-    """Two independent standard normal float32 (Box and Muller) for position i."""
+    """Two independent standard normal float32 (Box and Muller) for position i.
+
+    The radius comes from a hash, the angle from its multiple: the 2**32 pairs lie on a fine lattice, which
+    the hash visits at random.
+    """
     a = _hash(_U(i ^ key_a))
-    b = _hash(_U(i ^ key_b))
+    b = _U((a ^ key_b) * _U(0x9E3779B1))
     u = (_F(np.int32(a >> _U(8))) + _F(0.5)) * _F(2.0**-24)
     radius = np.sqrt(_F(-2) * _log(u))
     turn = _F(np.int32(b >> _U(8))) * _F(2.0**-22)  # in quarters of a turn
@@ -130,43 +162,73 @@ def _normal_pair(i, key_a, key_b):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def scale_shift(x, scale, shift):  # type: ignore[no-untyped-def]
-    """x = x * scale + shift in place; float32 [N]."""
-    for i in range(x.size):
-        x[i] = x[i] * scale + shift
+def _finish_plane(x, number, change, keys):  # type: ignore[no-untyped-def]
+    """A plane of float32 [N], the `number`-th of the patch, changed in place while it is in the cache.
+
+    change: float32 scale, shift, clips (0 or 1), gamma, scale, shift, deviation:
+    x * scale + shift; where it clips, to 0..1, to the power of gamma, * scale + shift; normal noise on top.
+    """
+    scale, shift, deviation = change[0], change[1], change[6]
+    if change[2] != 0:
+        for k in range(x.size):
+            x[k] = min(max(x[k] * scale + shift, _F(0)), _F(1))
+        if change[3] != 1:
+            tiny = _F(1e-30)
+            exponent = change[3] * _F(1.4426950409)
+            for k in range(x.size):
+                power = _exp2(max(exponent * _log(max(x[k], tiny)), _F(-125)))
+                x[k] = power if x[k] > tiny else _F(0)
+        scale, shift = change[4], change[5]
+    if deviation != 0:
+        half = (x.size + 1) // 2
+        lower, upper = x[:half], x[half:]
+        at = _U(number * half)
+        key_a, key_b = keys[0], keys[1]
+        for k in range(upper.size):
+            first, second = _normal_pair(_U(at + _U(k)), key_a, key_b)
+            lower[k] = lower[k] * scale + shift + deviation * first
+            upper[k] = upper[k] * scale + shift + deviation * second
+        if upper.size < half:
+            first, second = _normal_pair(_U(at + _U(half - 1)), key_a, key_b)
+            lower[half - 1] = lower[half - 1] * scale + shift + deviation * first
+    elif scale != 1 or shift != 0:
+        for k in range(x.size):
+            x[k] = x[k] * scale + shift
 
 
 @_compiled
-def add_noise(x, scale, shift, deviation, key_a, key_b):  # type: ignore[no-untyped-def]
-    """x = x * scale + shift + deviation * normal in place; float32 [N], fewer than 2**32."""
-    half = (x.size + 1) // 2
-    lower, upper = x[:half], x[half:]
-    for i in range(upper.size):
-        first, second = _normal_pair(_U(i), key_a, key_b)
-        lower[i] = lower[i] * scale + shift + deviation * first
-        upper[i] = upper[i] * scale + shift + deviation * second
-    if upper.size < half:
-        first, second = _normal_pair(_U(half - 1), key_a, key_b)
-        lower[half - 1] = lower[half - 1] * scale + shift + deviation * first
+def finish(x, change, keys):  # type: ignore[no-untyped-def]
+    """All planes of float32 [D, H, W], dense, changed in place as `_finish_plane` says."""
+    for i in range(x.shape[0]):
+        _finish_plane(x[i].reshape(-1), i, change, keys)
 
 
 @_compiled
-def clip_power(x, scale, shift, gamma):  # type: ignore[no-untyped-def]
-    """x = clip(x * scale + shift, 0, 1) ** gamma in place; float32 [N]."""
-    log2_of_e = _F(1.4426950409)
-    exponent = gamma * log2_of_e
-    tiny = _F(1e-30)
-    for i in range(x.size):
-        value = min(max(x[i] * scale + shift, _F(0)), _F(1))
-        power = _exp2(max(exponent * _log(max(value, tiny)), _F(-125)))
-        x[i] = power if value > tiny else _F(0)
+def copy_and_finish(source, base, step_d, step_h, step_w, out, change, keys):  # type: ignore[no-untyped-def]
+    """`copy_strided` to float32, each plane finished before the next is copied."""
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            _copy_row(source, base + i * step_d + j * step_h, step_w, out[i, j])
+        _finish_plane(out[i].reshape(-1), i, change, keys)
 
 
 @_compiled
-def clip(x, scale, shift):  # type: ignore[no-untyped-def]
-    """x = clip(x * scale + shift, 0, 1) in place; float32 [N]."""
-    for i in range(x.size):
-        x[i] = min(max(x[i] * scale + shift, _F(0)), _F(1))
+def extent(label, low, high):  # type: ignore[no-untyped-def]
+    """The box [low, high) of what is not 0 in [D, H, W], to int64 [3] each; high is 0 where all is."""
+    low[:] = np.array(label.shape)
+    high[:] = 0
+    for d in range(label.shape[0]):
+        for h in range(label.shape[1]):
+            row = label[d, h]
+            some = np.uint8(0)
+            for w in range(row.size):
+                some = np.uint8(some | row[w])
+            if some != 0:
+                low[0], high[0] = min(low[0], d), d + 1
+                low[1], high[1] = min(low[1], h), max(high[1], h + 1)
+                for w in range(row.size):
+                    if row[w] != 0:
+                        low[2], high[2] = min(low[2], w), max(high[2], w + 1)
 
 
 @_compiled

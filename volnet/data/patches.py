@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from volnet.data.augment import Patch, Pointwise, PointwiseTransform, SpatialTransform, Transform
+from volnet.data.augment import Patch, PointwiseTransform, SpatialTransform, Transform
 from volnet.data.store import StoredVolume
 from volnet.ops import resample, sample_patches
 
@@ -80,88 +81,162 @@ def make_patch(
             step = transform.matrix(rng, volume.spacing)
             matrix = matrix if step is None else matrix @ step
     place = _Map.about(center, image.shape, matrix)
-    _sample(volume, place, pad_value, image, label)
-    boxes, box_ids = _move_boxes(volume.boxes, place, image.shape)
 
-    patch = Patch(image, label, boxes, box_ids, volume.spacing)
-    waiting: list[Pointwise] = []
-    for transform in transforms:
-        if isinstance(transform, PointwiseTransform):
-            step_of_voxels = transform.draw(rng)
-            if step_of_voxels is not None:
-                waiting.append(step_of_voxels)
-        elif isinstance(transform, Transform):
-            _apply(waiting, patch.image, rng)
-            waiting = []
-            transform(patch, rng)
-    _apply(waiting, patch.image, rng)
-    return patch.boxes, patch.box_ids
+    # The changes of voxels up to the first that sees the patch as a whole are made while it is sampled.
+    others: list[AnyTransform] = [t for t in transforms if not isinstance(t, SpatialTransform)]
+    passes, others = _leading_passes(others, rng)
+    _sample(volume, place, pad_value, image, label, passes[0] if passes else _UNCHANGED)
+    patch = Patch(image, label, *_move_boxes(volume.boxes, place, image.shape), volume.spacing)
+    while True:
+        for change in passes[1:]:
+            _finish(image, change)
+        if not others:
+            return patch.boxes, patch.box_ids
+        others[0](patch, rng)  # type: ignore[operator]
+        passes, others = _leading_passes(others[1:], rng)
+        passes = [_UNCHANGED, *passes]
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Pointwise changes that are made in one pass: see `patch_kernels.finish`."""
+
+    change: np.ndarray  # float32 [7]
+    keys: np.ndarray  # uint32 [2]
+
+
+_UNCHANGED = _Pass(np.array([1, 0, 0, 1, 1, 0, 0], np.float32), np.zeros(2, np.uint32))
+
+
+def _leading_passes(
+    transforms: Sequence[AnyTransform], rng: np.random.Generator
+) -> tuple[list[_Pass], list[AnyTransform]]:
+    """The pointwise transforms at the beginning in as few passes as their order allows, and the rest."""
+    steps, rest = [], list(transforms)
+    while rest and isinstance(rest[0], PointwiseTransform):
+        step = rest.pop(0).draw(rng)  # type: ignore[union-attr]
+        if step is not None:
+            steps.append(step)
+    passes: list[_Pass] = []
+    current = _UNCHANGED.change.copy()
+    for step in steps:
+        clips, deviation = bool(current[2]), float(current[6])
+        only_clips = clips and (current[3:] == _UNCHANGED.change[3:]).all()
+        if only_clips and step.clips and (step.scale, step.shift) == (1, 0):
+            current[3] = step.gamma  # what is within 0 to 1 stays there
+            continue
+        if deviation or (clips and step.clips):
+            passes.append(_keyed(current, rng))
+            current, clips = _UNCHANGED.change.copy(), False
+        scale, shift = (4, 5) if clips else (0, 1)
+        current[scale], current[shift] = current[scale] * step.scale, current[shift] * step.scale + step.shift
+        if step.clips:
+            current[2], current[3] = 1, step.gamma
+        current[6] = step.noise
+    if steps:
+        passes.append(_keyed(current, rng))
+    return passes, rest
+
+
+def _keyed(change: np.ndarray, rng: np.random.Generator) -> _Pass:
+    keys = rng.integers(1 << 32, size=2, dtype=np.uint32) if change[6] else _UNCHANGED.keys
+    return _Pass(change, keys)
+
+
+def _finish(image: np.ndarray, change: _Pass) -> None:
+    if change is not _UNCHANGED:
+        kernels().finish(image, change.change, change.keys)
 
 
 def _sample(
-    volume: StoredVolume, place: _Map, pad_value: float, image: np.ndarray, label: np.ndarray | None
-) -> None:
-    corner = place.corner()
-    if corner is not None:
-        _copy_voxels(volume, place.matrix, corner, pad_value, image, label)
-        return
-    from volnet.data.patch_kernels import nearest
-
-    start, stop = place.region(image.shape, volume.shape)
-    parallel = (np.count_nonzero(place.matrix, axis=0) == 1).all()
-    if volume.is_compressed or parallel:
-        source, offset = volume.region(start, stop), place.offset - start
-    else:
-        source, offset = volume.voxels, place.offset  # read where it is, not copied
-    rows = np.column_stack([place.matrix, offset]).tolist()
-    sampled = resample(source, rows, image.shape, pad_value=pad_value, dtype=torch.float32)
-    torch.from_numpy(image).copy_(sampled)
-    if label is not None:
-        if volume.label is None:
-            label[:] = 0
-        else:
-            nearest(volume.label.numpy(), place.matrix, place.offset, np.uint8(0), label)
-
-
-def _copy_voxels(
     volume: StoredVolume,
-    matrix: np.ndarray,
-    corner: np.ndarray,
+    place: _Map,
     pad_value: float,
     image: np.ndarray,
     label: np.ndarray | None,
+    change: _Pass,
 ) -> None:
-    """The patch with its axes permuted and mirrored: whole voxels."""
-    from volnet.data.patch_kernels import copy_strided
-
-    signed = matrix.astype(np.int64)
-    last = np.array(image.shape) - 1
-    first = corner + np.minimum(signed * last, 0).sum(axis=1)
-    size = (np.abs(signed) @ np.array(image.shape)).tolist()
-    strides = np.array([size[1] * size[2], size[2], 1])
-    base, steps = int((corner - first) @ strides), (strides @ signed).tolist()
-
-    crop = _crop(volume, first, size, pad_value)
-    copy_strided(crop.view(-1).numpy(), base, *steps, image)
-    if label is None:
-        return
-    if volume.label is None:
+    start, stop = place.region(image.shape, volume.shape)
+    corner = place.corner()
+    if label is not None:
         label[:] = 0
-        return
-    middle = torch.from_numpy(first + np.array(size) // 2)[None]
-    source = sample_patches(volume.label, middle, size).view(-1).numpy()
-    flipped = np.lib.stride_tricks.as_strided(source[base:], label.shape, steps)
-    np.copyto(label, flipped)
+        if volume.label is not None:
+            _sample_label(volume.label.numpy(), place, corner is not None, start, stop, label)
+    if corner is not None:
+        first = corner + np.minimum(place.matrix * (np.array(image.shape) - 1), 0).sum(axis=1).astype(
+            np.int64
+        )
+        size = (np.abs(place.matrix) @ np.array(image.shape)).astype(np.int64)
+        source, origin = _voxels(volume, first, size, pad_value)
+        flat, base, steps = _walk(source.numpy(), place.matrix, corner - origin)
+    else:
+        # An oblique map reads the volume where it is; what is not, or along its axes, is cut out first.
+        cut = volume.is_compressed or (np.count_nonzero(place.matrix, axis=0) == 1).all()
+        source = volume.region(start, stop) if cut else volume.voxels
+        offset = place.offset - start if cut else place.offset
+        rows = np.column_stack([place.matrix, offset]).tolist()
+        sampled = resample(source, rows, image.shape, pad_value=pad_value, dtype=torch.float32)
+        flat, base, steps = _walk(sampled.numpy(), np.eye(3), np.zeros(3))
+    kernels().copy_and_finish(flat, base, *steps, image, change.change, change.keys)
 
 
-def _crop(volume: StoredVolume, first: np.ndarray, size: Sequence[int], pad_value: float) -> Tensor:
+def _voxels(
+    volume: StoredVolume, first: np.ndarray, size: np.ndarray, pad_value: float
+) -> tuple[Tensor, np.ndarray]:
+    """A dense volume that has the voxels [first, first + size), and where in ``volume`` it begins."""
     start = np.clip(first, 0, volume.shape)
     stop = np.clip(first + size, start, volume.shape)
-    source, origin = volume.voxels if not volume.is_compressed else volume.region(start, stop), start
-    if not volume.is_compressed:
-        origin = np.zeros(3, np.int64)
-    middle = torch.from_numpy(first - origin + np.array(size) // 2)[None]
-    return sample_patches(source, middle, size, pad_value)[0]
+    if volume.is_compressed:
+        source, origin = volume.region(start.tolist(), stop.tolist()), start
+    else:
+        source, origin = volume.voxels, np.zeros(3, np.int64)
+    if (stop - start == size).all():
+        return source, origin
+    middle = torch.from_numpy(first - origin + size // 2)[None]
+    return sample_patches(source, middle, size.tolist(), pad_value)[0], first
+
+
+def _walk(source: np.ndarray, matrix: np.ndarray, corner: np.ndarray) -> tuple[np.ndarray, int, list[int]]:
+    """The voxels of a dense ``source`` in a row, where `corner` is, and the steps to the next on each axis of
+    what `matrix` makes of it."""
+    strides = np.array([source.shape[1] * source.shape[2], source.shape[2], 1])
+    return source.reshape(-1), int(corner @ strides), (strides @ matrix).astype(np.int64).tolist()
+
+
+def _sample_label(
+    source: np.ndarray,
+    place: _Map,
+    whole_voxels: bool,
+    start: Sequence[int],
+    stop: Sequence[int],
+    label: np.ndarray,
+) -> None:
+    """The nearest voxels, into zeros. Labels are mostly 0: only the box that the others fall into is done."""
+    low, high = np.empty(3, np.int64), np.empty(3, np.int64)
+    kernels().extent(source[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))], low, high)
+    if (high == 0).any():
+        return
+    inverse = np.linalg.inv(place.matrix)
+    middle = inverse @ ((low + high - 1) / 2 + start - place.offset)
+    reach = np.abs(inverse) @ ((high - low) / 2)
+    # In voxels' edges, as boxes are; a whole voxel more where the map is oblique.
+    margin = 0 if whole_voxels else 1
+    first = np.clip(np.rint(middle - reach + 0.5) - margin, 0, label.shape).astype(np.int64)
+    last = np.clip(np.rint(middle + reach + 0.5) + margin, first, label.shape).astype(np.int64)
+    part = label[tuple(slice(a, b) for a, b in zip(first, last, strict=True))]
+    offset = place.offset + place.matrix @ first
+    if whole_voxels:
+        flat, base, steps = _walk(source, place.matrix, np.rint(offset))
+        kernels().copy_strided(flat, base, *steps, part)
+    else:
+        kernels().nearest(source, place.matrix, offset, np.uint8(0), part)
+
+
+def kernels() -> Any:
+    """numba is loaded with the first patch."""
+    from volnet.data import patch_kernels
+
+    return patch_kernels
 
 
 def _move_boxes(boxes: np.ndarray, place: _Map, size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -180,31 +255,3 @@ def _move_boxes(boxes: np.ndarray, place: _Map, size: Sequence[int]) -> tuple[np
     clipped = np.clip(whole, 0, np.tile(size, 2))
     inside = (clipped[:, 3:] - clipped[:, :3]).prod(axis=1) >= _MIN_VISIBLE * (2 * reach).prod(axis=1)
     return clipped[inside].astype(np.float32), numbers[inside]
-
-
-def _apply(steps: Sequence[Pointwise], image: np.ndarray, rng: np.random.Generator) -> None:
-    """All steps, in as few passes as their order allows: linear ones are folded into the next that is not."""
-    from volnet.data import patch_kernels as kernels
-
-    x = image.reshape(-1)
-    scale, shift = 1.0, 0.0
-    f = np.float32
-    for number, step in enumerate(steps):
-        scale, shift = scale * step.scale, shift * step.scale + step.shift
-        if step.clips:
-            # A power that follows clips to the same range.
-            if step.gamma == 1 and number + 1 < len(steps) and steps[number + 1].clips:
-                following = steps[number + 1]
-                if following.scale == 1 and following.shift == 0:
-                    continue
-            if step.gamma == 1:
-                kernels.clip(x, f(scale), f(shift))
-            else:
-                kernels.clip_power(x, f(scale), f(shift), f(step.gamma))
-            scale, shift = 1.0, 0.0
-        if step.noise:
-            keys = rng.integers(1 << 32, size=2, dtype=np.uint32)
-            kernels.add_noise(x, f(scale), f(shift), f(step.noise), keys[0], keys[1])
-            scale, shift = 1.0, 0.0
-    if scale != 1 or shift != 0:
-        kernels.scale_shift(x, f(scale), f(shift))

@@ -58,9 +58,8 @@ class _Shuffled:
         """The first and last centre on each axis."""
         assert self.size is not None
         size, extent = np.array(self.size), np.array(shape)
-        room = extent - size
-        start_low, start_high = np.minimum(0, room // 2), np.where(room > 0, room, room // 2)
-        return start_low + size // 2, start_high + size // 2
+        beyond = np.maximum(size - extent, 0) // 2
+        return size // 2 - beyond, np.maximum(extent - size, 0) - beyond + size // 2
 
 
 class UniformSampler(_Shuffled):
@@ -240,7 +239,7 @@ class GridSampler:
     @staticmethod
     def _along(extent: int, size: int, step: int) -> np.ndarray:
         if size >= extent:
-            return np.array([(extent - size) // 2 + size // 2])
+            return np.array([size // 2 - (size - extent) // 2])
         starts = np.append(np.arange(0, extent - size, step), extent - size)
         return starts + size // 2
 

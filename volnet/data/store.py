@@ -389,8 +389,9 @@ def _from_monai(item: Mapping[str, Any]) -> _Parts:
     image = item.get("image")
     boxes = item["box"] if "box" in item else item.get("boxes")
     spacing = item.get("spacing")
-    if spacing is None and hasattr(image, "pixdim"):
-        spacing = np.asarray(image.pixdim).tolist()
+    pixdim = getattr(image, "pixdim", None)
+    if spacing is None and pixdim is not None:
+        spacing = np.asarray(pixdim).tolist()
     return image, item.get("label"), boxes, spacing
 
 
@@ -411,10 +412,10 @@ def _name_of(source: Any, index: int) -> str:
     if isinstance(source, Mapping):
         if "name" in source:
             return str(source["name"])
-        if not hasattr(source, "get_images_dict"):
-            return _name_of(source.get("image"), index)
-        paths = [image.path for image in source.get_images() if image.path is not None]
-        return str(paths[0]) if paths else f"volume {index}"
+        images = [source.get("image")]
+        if hasattr(source, "get_images_dict"):
+            images = [image.path for image in source.get_images_dict().values()]
+        return _name_of(images[0], index)
     if isinstance(source, str | os.PathLike):
         return str(Path(source))
     if isinstance(source, CTVolume):
