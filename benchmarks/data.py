@@ -3,7 +3,7 @@
 Everything is in memory before the clock starts. The peers are at their best: MONAI with cached windowing and
 indices, no deep copies, no metadata, eager and lazy, worker processes and worker threads, of which the
 fastest counts; TorchIO with its Queue over two worker processes, transforms on whole volumes that give many
-patches, or on patches, of which the faster counts. Contenders take turns; the table has medians of the rounds.
+patches, or on patches, of which the faster counts. Contenders take turns; the table has the rounds' medians.
 
     python benchmarks/data.py [--rounds 5] [--patches 64] [--threads 2]
 """

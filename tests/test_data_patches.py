@@ -217,9 +217,6 @@ def test_intensity_is_numpys_in_the_order_given() -> None:
     store = one_volume(smooth())
     plain = patch(store, (20, 25, 30), (16, 16, 17))[0].astype(np.float64)
 
-    class Powered(RandomGamma):
-        pass
-
     cases: list[tuple[list[AnyTransform], Any]] = [
         ([Window(-1000, 400)], lambda x: np.clip((x + 1000) / 1400, 0, 1)),
         ([RandomScaleShift((2, 2), (5, 5), p=1)] * 2, lambda x: (x * 2 + 5) * 2 + 5),
@@ -276,6 +273,29 @@ def test_noise_is_normal_and_independent() -> None:
     flat = fields[0].reshape(64, -1)
     half = (flat.shape[1] + 1) // 2
     assert abs((flat[:, : flat.shape[1] - half] * flat[:, half:]).mean()) < 5 / np.sqrt(flat.size / 2)
+
+
+def test_noise_is_finite_for_every_hash() -> None:
+    kernels = pytest.importorskip("volnet.data.patch_kernels")
+    from numba import njit
+
+    @njit
+    def pair(i: Any, key: Any) -> Any:
+        return kernels._normal_pair(i, key, np.uint32(5), np.float32(-2))
+
+    # _hash is a bijection: where it is at its ends is found by its inverse, step by step.
+    def unhash(x: int) -> int:
+        mask = 0xFFFFFFFF
+        x ^= x >> 16
+        x = x * pow(0x846CA68B, -1, 1 << 32) & mask
+        x ^= x >> 15 ^ x >> 30
+        x = x * pow(0x7FEB352D, -1, 1 << 32) & mask
+        return x ^ x >> 16
+
+    for value in (0, 1, 2, 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFF00, 0x7FFFFFFF):
+        radius = np.hypot(*pair(np.uint32(unhash(value)), np.uint32(0)))
+        uniform = np.float64((value >> 1) | 1) / 2**31
+        assert np.isclose(radius, np.sqrt(-2 * np.log(uniform)), rtol=1e-5, atol=3e-3)
 
 
 def test_pasted_nodules_are_in_their_boxes_and_keep_apart() -> None:
