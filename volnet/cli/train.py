@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from volnet.cli.errors import one_line_errors
-
-if TYPE_CHECKING:
-    from volnet.train.nodule_rpn.loop import StepMetrics
 
 _STEPS_PER_LINE = 25
 
@@ -40,8 +38,8 @@ def train_detector(
     from volnet.train.nodule_rpn import train
     from volnet.train.nodule_rpn.loop import describe
 
-    def log(metrics: StepMetrics) -> None:
-        if metrics.step % _STEPS_PER_LINE == 0:
+    def log(metrics: Mapping[str, Any]) -> None:
+        if metrics["step"] % _STEPS_PER_LINE == 0:
             typer.echo(describe(metrics))
 
     with one_line_errors(InvalidCheckpointError):

@@ -3,6 +3,6 @@
 `train` is the whole of it; `python -m volnet.train.nodule_rpn --help` is the same from a shell.
 """
 
-from volnet.train.nodule_rpn.loop import StepMetrics, train
+from volnet.train.nodule_rpn.loop import train
 
-__all__ = ["StepMetrics", "train"]
+__all__ = ["train"]

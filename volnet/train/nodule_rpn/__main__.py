@@ -10,9 +10,11 @@ that the kernel clears again and again.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from volnet.train.nodule_rpn.loop import StepMetrics, describe, train
+from volnet.train.nodule_rpn.loop import describe, train
 
 
 def main() -> None:
@@ -42,8 +44,8 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    def log(metrics: StepMetrics) -> None:
-        if metrics.step % 25 == 0:
+    def log(metrics: Mapping[str, Any]) -> None:
+        if metrics["step"] % 25 == 0:
             print(describe(metrics), flush=True)
 
     weights = train(

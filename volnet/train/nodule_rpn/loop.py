@@ -1,15 +1,14 @@
-"""The training of nodule_rpn: one plain loop."""
+"""The training of nodule_rpn: what `volnet.train.fit` is given for it."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,40 +17,15 @@ from torch.optim.swa_utils import AveragedModel
 
 from volnet.data.read import read_ct
 from volnet.models.nodule_rpn import NoduleRPN, NoduleRPNConfig, save_nodule_rpn
-from volnet.train.checkpoints import load_checkpoint, save_checkpoint
+from volnet.train.loop import fit
 from volnet.train.losses import box_regression_loss, hard_negative_bce
+from volnet.train.metrics import Shows
 from volnet.train.nodule_rpn.crops import NoduleCrop, is_held_out, read_nodule_crops
 from volnet.train.nodule_rpn.patches import Batch, TrainingBatches
 from volnet.train.nodule_rpn.scans import Background, make_background
 
-CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "nodule_rpn.safetensors"
-METRICS = "metrics.csv"
-
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """One row of `metrics.csv`.
-
-    Attributes:
-        step: 1 for the first.
-        seconds: of training so far, over all resumptions.
-        learning_rate: of this step.
-        score_loss: see `hard_negative_bce`.
-        box_loss: see `box_regression_loss`.
-        positives: anchors with a nodule in the batch.
-        recall: share of them that score over 0.5.
-        false_share: share of 64 hardest negatives that score over 0.5.
-    """
-
-    step: int
-    seconds: float
-    learning_rate: float
-    score_loss: float
-    box_loss: float
-    positives: int
-    recall: float
-    false_share: float
+_WARMUP = 100
 
 
 def load_training_data(
@@ -91,10 +65,38 @@ def _mask_box(path: Path) -> list[float]:
     return [*points.min(axis=0), *(points.max(axis=0) + 1)]
 
 
-def _learning_rate(peak: float, warmup: int, step: int, share: float) -> float:
-    """Linear warm-up, then half a cosine down to a hundredth: `share` 0..1 of the training is done."""
-    fall = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
-    return peak * min(1.0, (step + 1) / warmup) * fall
+class _FallingRate:
+    """Linear warm-up, then half a cosine down to a hundredth.
+
+    Over the steps or the minutes, whichever end first. Used as torch's schedules are, which know no clock.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int, minutes: float | None) -> None:
+        self._optimizer, self._steps, self._minutes = optimizer, steps, minutes
+        self._peak: float = optimizer.param_groups[0]["lr"]
+        self._done, self._seconds, self._then = 0, 0.0, time.monotonic()
+        self._set()
+
+    def _set(self) -> None:
+        used = self._seconds / 60 / self._minutes if self._minutes else 0.0
+        share = min(1.0, max(self._done / self._steps, used))
+        fall = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share))
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._peak * min(1.0, (self._done + 1) / _WARMUP) * fall
+
+    def step(self) -> None:
+        now = time.monotonic()
+        self._seconds += now - self._then
+        self._then = now
+        self._done += 1
+        self._set()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self._done, "seconds": self._seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._done, self._seconds = state_dict["done"], state_dict["seconds"]
+        self._set()
 
 
 def _average(average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
@@ -104,31 +106,59 @@ def _average(average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
     return torch.lerp(average, value, max(0.005, 10 / (10 + float(count))))
 
 
-def train_step(
-    model: NoduleRPN, optimizer: torch.optim.Optimizer, batch: Batch, *, bfloat16: bool
-) -> tuple[float, float, int, float, float]:
-    """One step of the optimizer.
+class _Loader:
+    """The batches as pairs for `fit`, made by worker processes; it goes on where its state was taken."""
+
+    def __init__(self, batches: TrainingBatches, workers: int) -> None:
+        self._batches, self._workers, self._next = batches, workers, 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Batch]]:
+        loader = torch.utils.data.DataLoader(
+            self._batches,
+            batch_size=None,
+            sampler=range(self._next, len(self._batches)),
+            num_workers=self._workers,
+            prefetch_factor=4 if self._workers else None,
+        )
+        for batch in loader:
+            self._next += 1
+            yield batch.images.contiguous(memory_format=torch.channels_last_3d), batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"next": self._next}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self._next = state["next"]
+
+
+def detection_loss(outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    """The detector's loss: `hard_negative_bce` of the scores and `box_regression_loss` of the boxes.
+
+    Args:
+        outputs: the network's logits [N, A, D, H, W] and offsets [N, A, 6, D, H, W].
+        batch: with labels and targets.
 
     Returns:
-        score loss, box loss, number of positives, recall, share of false positives.
+        The sum of both, and for the metrics: both; the number of anchors with a nodule; the share of them
+        that score over 0.5 (recall); the share of the 64 hardest negatives that do (false_share).
     """
-    images = batch.images.contiguous(memory_format=torch.channels_last_3d)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
-        logits, offsets = model(images)
+    logits, offsets = outputs
     logits = logits.permute(0, 2, 3, 4, 1).reshape(-1).float()
     offsets = offsets.permute(0, 3, 4, 5, 1, 2).reshape(-1, 6).float()
     labels = batch.labels.reshape(-1)
     score_loss = hard_negative_bce(logits, labels)
     box_loss = box_regression_loss(offsets[labels == 1], batch.targets)
-    optimizer.zero_grad(set_to_none=True)
-    (score_loss + box_loss).backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-    optimizer.step()
     with torch.no_grad():
         positive, negative = logits[labels == 1], logits[labels == 0]
-        recall = float((positive > 0).float().mean()) if len(positive) else math.nan
         hardest = negative.topk(min(64, len(negative))).values
-        return float(score_loss), float(box_loss), len(positive), recall, float((hardest > 0).float().mean())
+        metrics = {
+            "score_loss": float(score_loss),
+            "box_loss": float(box_loss),
+            "positives": len(positive),
+            "recall": float((positive > 0).float().mean()) if len(positive) else math.nan,
+            "false_share": float((hardest > 0).float().mean()),
+        }
+    return score_loss + box_loss, metrics
 
 
 def train(
@@ -146,7 +176,7 @@ def train(
     checkpoint_minutes: float = 3.0,
     extra_scans: Sequence[tuple[Path, Path]] = (),
     config: NoduleRPNConfig | None = None,
-    log: Callable[[StepMetrics], None] | None = None,
+    log: Shows | None = None,
 ) -> Path:
     """Train the detector, or go on where an earlier run in the same folder stopped.
 
@@ -179,7 +209,7 @@ def train(
         InvalidCheckpointError: if the folder holds a checkpoint of something else.
     """
     crops, backgrounds = load_training_data(Path(data_dir), extra_scans)
-    return fit(
+    return train_on_batches(
         TrainingBatches(
             crops,
             backgrounds,
@@ -200,7 +230,7 @@ def train(
     )
 
 
-def fit(
+def train_on_batches(
     batches: TrainingBatches,
     out: Path,
     *,
@@ -210,81 +240,45 @@ def fit(
     bfloat16: bool = True,
     workers: int = 0,
     checkpoint_minutes: float = 3.0,
-    log: Callable[[StepMetrics], None] | None = None,
-    stop_after: int | None = None,
+    log: Shows | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Path:
     """The loop of `train` over given batches.
 
     Args:
         batches: one item a step.
-        stop_after: leave after this step as an interruption would, checkpoint written, schedule unfinished.
+        stop: see `volnet.train.fit`.
 
     The other arguments, the result and the errors are those of `train`.
     """
-    out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     model = NoduleRPN(batches.config).train()
     model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     average = AveragedModel(model, avg_fn=_average, use_buffers=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_learning_rate, weight_decay=1e-2)
-    checkpoint, metrics = out / CHECKPOINT, out / METRICS
-    first, before = 0, 0.0
-    if checkpoint.exists():
-        numbers = load_checkpoint(checkpoint, model, average, optimizer)
-        first, before = int(numbers["step"]), numbers["seconds"]
-    _keep_rows(metrics, first)
-
-    def save(step: int, seconds: float) -> None:
-        save_checkpoint(checkpoint, model, average, optimizer, {"step": step, "seconds": seconds})
-        aside = out / (WEIGHTS + ".partial")
-        assert isinstance(average.module, NoduleRPN)
-        save_nodule_rpn(average.module, aside)
-        os.replace(aside, out / WEIGHTS)
-
-    loader = torch.utils.data.DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(first, len(batches)),
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
+    fit(
+        model,
+        _Loader(batches, workers),
+        detection_loss,
+        optimizer,
+        steps=len(batches),
+        out=out,
+        schedule=_FallingRate(optimizer, len(batches), minutes),
+        average=average,
+        clip_norm=5.0,
+        bfloat16=bfloat16,
+        minutes=minutes,
+        checkpoint_minutes=checkpoint_minutes,
+        stop=stop,
+        log=log,
     )
-    start = last_save = time.monotonic()
-    step, seconds = first, before
-    with open(metrics, "a", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(StepMetrics)])
-        if first == 0:
-            writer.writeheader()
-        for step, batch in enumerate(loader, start=first + 1):
-            share = max((step - 1) / len(batches), seconds / 60 / minutes if minutes else 0.0)
-            rate = _learning_rate(peak_learning_rate, 100, step - 1, share)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            measured = train_step(model, optimizer, batch, bfloat16=bfloat16)
-            average.update_parameters(model)
-            now = time.monotonic()
-            seconds = before + now - start
-            row = StepMetrics(step, round(seconds, 2), rate, *measured)
-            writer.writerow(asdict(row))
-            if log:
-                log(row)
-            if now - last_save > 60 * checkpoint_minutes:
-                file.flush()
-                save(step, seconds)
-                last_save = now
-            if step == stop_after or (minutes is not None and seconds >= 60 * minutes):
-                break
-    save(step, seconds)
+    assert isinstance(average.module, NoduleRPN)
+    aside = out / (WEIGHTS + ".partial")
+    save_nodule_rpn(average.module, aside)
+    os.replace(aside, out / WEIGHTS)
     return out / WEIGHTS
 
 
-def _keep_rows(metrics: Path, steps: int) -> None:
-    """Drop rows of steps that came after the checkpoint."""
-    if not metrics.exists():
-        return
-    lines = metrics.read_text().splitlines(keepends=True)
-    metrics.write_text("".join(lines[: steps + 1] if steps else []))
-
-
-def describe(metrics: StepMetrics) -> str:
+def describe(metrics: Mapping[str, Any]) -> str:
     """A metrics row as one line of JSON, for a log."""
-    return json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in asdict(metrics).items()})
+    return json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in metrics.items()})
