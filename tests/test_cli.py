@@ -37,7 +37,7 @@ from volnet.data.volume import CTVolume
 from volnet.detection.finding import Finding
 from volnet.report import RESEARCH_USE
 
-COMMANDS = ["detect", "demo", "phantom", "info", "bench", "train-detector"]
+COMMANDS = ["detect", "demo", "phantom", "info", "bench", "train", "train-detector"]
 FILES = ["findings.csv", "findings.json", "report.html"]
 
 runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})

@@ -13,7 +13,7 @@ from volnet.cli.demo import demo
 from volnet.cli.detect import detect
 from volnet.cli.info import info
 from volnet.cli.phantom import phantom
-from volnet.cli.train import train_detector
+from volnet.cli.train import train, train_detector
 
 app = typer.Typer(
     name="volnet",
@@ -26,6 +26,8 @@ app = typer.Typer(
     $ volnet info                        # what this machine has, and what volnet uses of it
 
     $ volnet bench basic_unet            # a network on volnet and on everything else that runs it
+
+    $ volnet train config.toml           # a network of yours on volumes of yours
 
     For research use only: volnet is not a medical device.
     """,
@@ -52,7 +54,7 @@ def main(
     """Options that come before a subcommand."""
 
 
-for command in (detect, demo, phantom, info, bench):
+for command in (detect, demo, phantom, info, bench, train):
     app.command()(command)
 app.command("train-detector")(train_detector)
 
