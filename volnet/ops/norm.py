@@ -83,7 +83,7 @@ def batch_norm(
         )
     y, mean, variance = _normalize(volume, weight, bias, max(channels, 1), False, after)
     if running_mean is not None and running_var is not None:
-        _update(running_mean, running_var, mean, variance, moment, volume.numel() // max(channels, 1))
+        update_running(running_mean, running_var, mean, variance, moment, volume.numel() // max(channels, 1))
     return _as_input(y, input)
 
 
@@ -144,7 +144,7 @@ def instance_norm(
         raise ValueError(f"{op}: an image needs more than 1 voxel, got input of shape {tuple(input.shape)}")
     y, mean, variance = _normalize(volume, weight, bias, max(channels, 1), True, after)
     if running_mean is not None and running_var is not None:
-        _update(running_mean, running_var, mean, variance, moment, voxels)
+        update_running(running_mean, running_var, mean, variance, moment, voxels)
     return _as_input(y, input)
 
 
@@ -316,7 +316,7 @@ def _with_statistics(
     return _as_input(y, input)
 
 
-def _update(
+def update_running(
     running_mean: Tensor, running_var: Tensor, mean: Tensor, variance: Tensor, momentum: float, count: int
 ) -> None:
     """Moves the running statistics towards those of the images, the variance without its bias."""

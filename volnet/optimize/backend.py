@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch.fx import GraphModule, Interpreter, Node
 
 from volnet.explain import Observer, observing
-from volnet.optimize.rules import rewrite
+from volnet.optimize.rules import left_to_torch, rewrite
+from volnet.optimize.saving import Saving, plan_saving
 from volnet.optimize.tracing import trace_through_jit_isinstance
 from volnet.precision import check_precision, of_thread
 
@@ -21,12 +23,13 @@ class Backend:
 
     Args:
         precision: of the convolutions in what it compiles; None: as :func:`volnet.set_precision` says.
+        saved_dtype: that volumes of float32 are kept in for backward; None: as they are.
 
     ``graphs`` has, for every graph that was captured, how often each rule changed it.
     """
 
-    def __init__(self, precision: str | None = None) -> None:
-        self.precision = precision
+    def __init__(self, precision: str | None = None, saved_dtype: torch.dtype | None = None) -> None:
+        self.precision, self.saved_dtype = precision, saved_dtype
         self._level = None if precision is None else check_precision(precision)
         self.graphs: list[dict[str, int]] = []
 
@@ -35,11 +38,17 @@ class Backend:
         self.graphs.append(changes)
         module.graph.lint()
         module.recompile()
+        trains = torch.is_grad_enabled() and not left_to_torch(changes)
+        plan = plan_saving(module.graph) if trains else None
 
         def run(*args: Any) -> Any:
             observer = observing.get()
             with nullcontext() if self._level is None else of_thread(self._level):
-                return module(*args) if observer is None else _observed(module, changes, observer, args)
+                if observer is not None:
+                    return _observed(module, changes, observer, args)
+                if plan is None or not torch.is_grad_enabled():
+                    return module(*args)
+                return Saving(module, plan, self.saved_dtype).saving_run(*args)
 
         return run
 

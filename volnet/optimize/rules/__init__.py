@@ -13,12 +13,15 @@ from volnet.optimize.rules.concatenation import read_both_parts
 from volnet.optimize.rules.dropout import drop_dropout
 from volnet.optimize.rules.functional import changes_in_place, make_functional
 from volnet.optimize.rules.layout import reshape_views, use_channels_last
+from volnet.optimize.rules.norm_in_training import keep_statistics
 from volnet.optimize.rules.norm_of_convolution import normalize_on_load, use_statistics
 from volnet.optimize.rules.operators import use_operators
 from volnet.optimize.rules.padding import drop_padding
 from volnet.optimize.rules.residual import fuse_residual
 
-__all__ = ["rewrite"]
+__all__ = ["left_to_torch", "rewrite"]
+
+_LEFT = "left to torch: changes in place"
 
 # Of a graph whose operators are still torch's.
 FIRST: tuple[Callable[[Graph], int], ...] = (drop_dropout, drop_padding, make_functional)
@@ -27,6 +30,7 @@ RULES: tuple[Callable[[Graph], int], ...] = (
     fold_batch_norm,
     fuse_residual,
     fuse_activation,
+    keep_statistics,
     use_statistics,
     normalize_on_load,
     read_both_parts,
@@ -40,5 +44,10 @@ def rewrite(graph: Graph) -> dict[str, int]:
     left to torch."""
     changes = {rule.__name__: rule(graph) for rule in FIRST}
     if changes_in_place(graph):
-        return {**changes, "left to torch: changes in place": 1}
+        return {**changes, _LEFT: 1}
     return changes | {rule.__name__: rule(graph) for rule in RULES}
+
+
+def left_to_torch(changes: dict[str, int]) -> bool:
+    """Whether :func:`rewrite` left the graph as it was."""
+    return _LEFT in changes
