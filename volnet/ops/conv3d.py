@@ -422,28 +422,23 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 @names_shortage
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     input, weight = ctx.saved_tensors
-    needs_input, needs_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
-    return *_gradients(ctx, grad, input, weight, needs_input, needs_weight), None, None, None, None
-
-
-def _gradients(
-    ctx: Any, grad: Tensor, input: Tensor | None, weight: Tensor | None, needs_input: bool, needs_weight: bool
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Of input, weight and bias, from the gradient of their sum."""
     geometry = (ctx.stride, ctx.padding, ctx.dilation, ctx.groups)
     grad_input = grad_weight = grad_bias = None
-    if needs_input:
+    if input is not None:
+        grad_weight, grad_bias = _weight_gradients(ctx, grad, input, ctx.weight_size)
+        del input  # it may have been computed for this call alone
+    if ctx.needs_input_grad[0]:
         grad_input = torch.ops.volnet._conv3d_backward_input(
             grad, weight, ctx.input_size, *geometry, ctx.channels_last
         )
-    if needs_weight:
-        assert input is not None
-        grad_weight, grad_bias = torch.ops.volnet._conv3d_backward_weight(
-            grad, input, ctx.weight_size, *geometry
-        )
-        grad_weight = grad_weight.to(input.dtype)
-        grad_bias = grad_bias.to(input.dtype) if ctx.has_bias else None
-    return grad_input, grad_weight, grad_bias
+    return grad_input, grad_weight, grad_bias, None, None, None, None
+
+
+def _weight_gradients(ctx: Any, grad: Tensor, input: Tensor, size: list[int]) -> tuple[Tensor, Tensor | None]:
+    """Of the weight and of the bias."""
+    geometry = (ctx.stride, ctx.padding, ctx.dilation, ctx.groups)
+    of_weight, of_bias = torch.ops.volnet._conv3d_backward_weight(grad, input, size, *geometry)
+    return of_weight.to(input.dtype), of_bias.to(input.dtype) if ctx.has_bias else None
 
 
 def _setup_fused_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -452,8 +447,6 @@ def _setup_fused_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor
     ctx.activation, ctx.negative_slope, prelu_weight, residual, ctx.statistics, *before = inputs[7:]
     input_scale, input_shift, ctx.input_activation, *before_skip, ctx.input_slope = before
     skip, skip_scale, skip_shift, ctx.skip_activation = before_skip
-    if skip is not None:
-        ctx.input_size[1] += skip.shape[1]
     y, mean, _ = output
     from_y = from_result(ctx.activation, ctx.negative_slope)
     ctx.save_for_backward(
@@ -485,25 +478,62 @@ def _backward_of_fused(
     grad, grad_prelu = activation_gradient(grad, ctx.activation, ctx.negative_slope, prelu_weight, value)
 
     needs = ctx.needs_input_grad
-    needs_weight = needs[1] or needs[2]
-    whole = None
-    if needs_weight:
-        whole = transform(input, *before_input, slope)
-        if skip is not None:
-            whole = torch.cat([whole, transform(skip, *before_skip, slope)], 1)
-    needs_input = needs[0] or any(needs[12:18])
-    grad_whole, grad_weight, grad_bias = _gradients(ctx, grad, whole, weight, needs_input, needs_weight)
-
-    grads_input: tuple[Tensor | None, ...] = (None, None, None)
+    needs_input, needs_weight = needs[0] or any(needs[12:18]), needs[1] or needs[2]
     grads_skip: tuple[Tensor | None, ...] = (None, None, None)
-    if grad_whole is not None:
+    if skip is None:
+        grads_input, grad_weight, grad_bias = _gradients_of_part(
+            ctx, grad, input, *before_input, weight, needs_input, needs_weight
+        )
+    elif ctx.groups == 1:
+        # Each part by itself: neither their concatenation nor its gradient is ever in memory.
+        part = weight.split((input.shape[1], skip.shape[1]), 1)
+        grads_skip, of_skip, grad_bias = _gradients_of_part(
+            ctx, grad, skip, *before_skip, part[1], needs_input, needs_weight
+        )
+        grads_input, of_input, _ = _gradients_of_part(
+            ctx, grad, input, *before_input, part[0], needs_input, needs_weight
+        )
+        grad_weight = None if of_input is None or of_skip is None else torch.cat([of_input, of_skip], 1)
+    else:
         channels = input.shape[1]
-        grads_input = transform_gradient(grad_whole[:, :channels], input, *before_input, slope)
-        if skip is not None:
-            grads_skip = transform_gradient(grad_whole[:, channels:], skip, *before_skip, slope)
+        whole = torch.cat([transform(input, *before_input, slope), transform(skip, *before_skip, slope)], 1)
+        (of_whole, _, _), grad_weight, grad_bias = _gradients_of_part(
+            ctx, grad, whole, None, None, "none", weight, needs_input, needs_weight
+        )
+        grads_input = (None, None, None)
+        if of_whole is not None:
+            grads_input = transform_gradient(of_whole[:, :channels], input, *before_input, slope)
+            grads_skip = transform_gradient(of_whole[:, channels:], skip, *before_skip, slope)
     grads_after = (None, None, grad_prelu, grad if needs[10] else None, None)
     grads_before = (*grads_input[1:], None, *grads_skip, None, None)
     return grads_input[0], grad_weight, grad_bias, None, None, None, None, *grads_after, *grads_before
+
+
+def _gradients_of_part(
+    ctx: Any,
+    grad: Tensor,
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    activation: str,
+    weight: Tensor,
+    needs_input: bool,
+    needs_weight: bool,
+) -> tuple[tuple[Tensor | None, ...], Tensor | None, Tensor | None]:
+    """Of ``x``, its scale and shift; of ``weight``, that reads ``x``; and of the bias."""
+    geometry = (ctx.stride, ctx.padding, ctx.dilation, ctx.groups)
+    slope = ctx.input_slope
+    grad_weight = grad_bias = None
+    if needs_weight:
+        read = transform(x, scale, shift, activation, slope)
+        grad_weight, grad_bias = _weight_gradients(ctx, grad, read, list(weight.shape))
+        del read
+    if not needs_input:
+        return (None, None, None), grad_weight, grad_bias
+    of_transformed = torch.ops.volnet._conv3d_backward_input(
+        grad, weight, list(x.shape), *geometry, ctx.channels_last
+    )
+    return transform_gradient(of_transformed, x, scale, shift, activation, slope), grad_weight, grad_bias
 
 
 def _setup_input_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
