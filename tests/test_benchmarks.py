@@ -65,3 +65,13 @@ def test_measured_tables_of_the_documentation(monkeypatch: pytest.MonkeyPatch) -
     for command in commands:
         (script,) = re.findall(r"benchmarks/\S+\.py", command)
         assert (ROOT / script).is_file()
+
+
+def test_a_training_step_gives_the_same_loss_on_every_peer() -> None:
+    command = [sys.executable, "benchmarks/training.py", "nodule_rpn x2", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    losses = [float(found) for found in re.findall(r"loss ([\d.]+)", done.stdout)]
+    assert len(losses) == 4
+    assert max(losses) < 1.001 * min(losses)
+    assert "best of torch is" in done.stdout

@@ -26,7 +26,7 @@ from volnet.optimize.rules.layout import channels_last, with_strides_of
 from volnet.optimize.rules.norm_in_training import normalize
 from volnet.precision import of_thread
 
-__all__ = ["Plan", "Saving", "plan_saving"]
+__all__ = ["Plan", "Saving", "last_uses", "plan_saving", "wanted_volumes"]
 
 # One pass over memory, and what is two: they read an eighth of what they write.
 CHEAP: dict[Any, int] = {
@@ -65,10 +65,26 @@ class Plan:
         self.dropped: set[Node] = set()
         self.last_uses: dict[Node, list[Node]] = {}  # the volumes that no later node is computed again from
 
+    def inputs(self, node: Node) -> list[Node]:
+        """What ``node`` is computed again from."""
+        return _inputs(self.again[node])
+
+    def dropping(self, node: Node) -> None:
+        """Has a kept volume computed again, by the operator that made it."""
+        self.kept.discard(node)
+        self.dropped.add(node)
+        self.again[node] = (node.target, node.args, node.kwargs)  # type: ignore[assignment]
+
+    def keeping(self, node: Node) -> None:
+        """Takes :meth:`dropping` back."""
+        self.dropped.discard(node)
+        del self.again[node]
+        self.kept.add(node)
+
 
 def plan_saving(graph: Graph) -> Plan:
     """Every volume that is a few cheap passes away from others that are kept anyway is computed again."""
-    wanted = _wanted(graph)
+    wanted = wanted_volumes(graph)
     plan = Plan()
     passes: dict[Node, int] = {}  # of what backward can have
     for node in graph.nodes:
@@ -90,11 +106,11 @@ def plan_saving(graph: Graph) -> Plan:
         if node in wanted:
             plan.kept.add(node)
             passes[node] = 0
-    plan.last_uses = _last_uses(graph, plan)
+    plan.last_uses = last_uses(graph, plan)
     return plan
 
 
-def _last_uses(graph: Graph, plan: Plan) -> dict[Node, list[Node]]:
+def last_uses(graph: Graph, plan: Plan) -> dict[Node, list[Node]]:
     last: dict[Node, Node] = {}
     for node in graph.nodes:
         users = [node, *node.all_input_nodes, *(_inputs(plan.again[node]) if node in plan.again else ())]
@@ -134,7 +150,7 @@ def _inputs(recipe: Any) -> list[Node]:
     return found
 
 
-def _wanted(graph: Graph) -> set[Node]:
+def wanted_volumes(graph: Graph) -> set[Node]:
     """The volumes that the backward of volnet's operators asks for."""
     wanted: set[Any] = set()
     for node in graph.nodes:
