@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from volnet.ops.norm import _update
 from volnet.train.distributed.exchange import Group, gathered
 
-__all__ = ["spatial_norm", "update_running"]
+__all__ = ["spatial_norm"]
 
 
 def spatial_norm(
@@ -44,13 +43,6 @@ def spatial_norm(
         x, weight, bias, residual, mean, variance, count, per_image, eps, activation, negative_slope, group
     )
     return y, mean, variance, count
-
-
-def update_running(
-    running_mean: Tensor, running_var: Tensor, mean: Tensor, variance: Tensor, momentum: float, count: int
-) -> None:
-    """Moves running statistics as the norms of one process do."""
-    _update(running_mean, running_var, mean, variance, momentum, count)
 
 
 def _statistics(x: Tensor, groups: int, per_image: bool, group: Group) -> tuple[Tensor, Tensor, int]:

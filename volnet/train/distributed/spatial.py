@@ -17,11 +17,13 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from volnet import ops
+from volnet.ops.norm import update_running
 from volnet.optimize.graph import argument, runs, value
 from volnet.optimize.optimize import Optimized
 from volnet.optimize.rules import FIRST, RULES
 from volnet.optimize.rules.batch_norm import fold_batch_norm
 from volnet.optimize.rules.functional import changes_in_place
+from volnet.optimize.rules.norm_in_training import keep_statistics
 from volnet.optimize.rules.norm_of_convolution import normalize_on_load, use_statistics
 from volnet.optimize.tracing import trace_through_jit_isinstance
 from volnet.optimize.whole.local import Local, local, shape_of
@@ -36,14 +38,16 @@ from volnet.train.distributed.exchange import (
     sum_gradient_too,
     sum_over_ranks,
 )
-from volnet.train.distributed.norm import spatial_norm, update_running
+from volnet.train.distributed.norm import spatial_norm
 
 __all__ = ["SpatialParallel", "spatial_parallel"]
 
 NORMS = (ops.batch_norm, ops.group_norm, ops.instance_norm)
 # Those that take the statistics of a norm from the convolution before it know but one slab of it.
 REWRITES = [
-    rule for rule in (*FIRST, *RULES) if rule not in (fold_batch_norm, use_statistics, normalize_on_load)
+    rule
+    for rule in (*FIRST, *RULES)
+    if rule not in (fold_batch_norm, use_statistics, keep_statistics, normalize_on_load)
 ]
 trace_through_jit_isinstance()
 
