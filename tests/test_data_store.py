@@ -165,6 +165,7 @@ def test_arguments_of_fill(argument: dict[str, Any]) -> None:
 
 
 def _sums_and_mark(plain: VolumeStore, compressed: VolumeStore, results: Any) -> None:
+    torch.set_num_threads(1)  # as DataLoader's workers: OpenMP's threads are not there after a fork
     results.put([int(s.voxels.sum()) for store in (plain, compressed) for s in store])
     plain[0].voxels[0, 0, 0] = 77
 
