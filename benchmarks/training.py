@@ -132,11 +132,9 @@ def serve(peer: str, name: str, quick: bool) -> None:
 
 def measure(name: str, rounds: int, quick: bool) -> dict[str, list[dict[str, float]]]:
     """A warm-up and ``rounds`` steps of every peer, in turn."""
-    environment = os.environ | {"GLIBC_TUNABLES": RETAINING}
     workers = {
         peer: subprocess.Popen(
             [sys.executable, __file__, "--serve", peer, name, *(["--quick"] if quick else [])],
-            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -215,6 +213,8 @@ def main() -> None:
             parser.error(f"no network {name}; there are {', '.join(CASES)}")
     if given.serve:
         return serve(*given.serve, given.quick)
+    if not given.large:
+        os.environ["GLIBC_TUNABLES"] = RETAINING  # of the workers, which inherit it
     print(machine_line(), flush=True)
     if given.large == "batch":
         x = volume(2, 1, (32,) * 3) if given.quick else volume(32, 1, (128,) * 3)
