@@ -353,6 +353,58 @@ def test_killed_at_random_moments_it_arrives_at_the_same_weights(tmp_path: Path)
     assert [row["step"] for row in rows(tmp_path / "killed")] == [str(i + 1) for i in range(KILLED_STEPS)]
 
 
+def rank_of_two(out: Path, rank: int, stop: int | None) -> None:
+    """One of two processes with gradients exchanged by DistributedDataParallel, each with its own batches."""
+    torch.set_num_threads(1)
+    np.random.seed(rank)
+    random.seed(rank)
+    store = torch.distributed.FileStore(str(out.with_suffix(f".store{stop}")), 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    model = a_model()
+    torch.manual_seed(rank)  # for the dropout, which differs between ranks
+    batches = Batches()
+    batches.place = [100 * rank, 0]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    fit(
+        nn.parallel.DistributedDataParallel(model),
+        batches,
+        cross_entropy,
+        optimizer,
+        steps=6,
+        out=out,
+        accumulate=2,
+        # One rank alone wants to stop: both do.
+        stop=after(stop) if stop is not None and rank == 1 else None,
+    )
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_go_on_together(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    for name, stop in (("whole", None), ("parts", 2), ("parts", None)):
+        ranks = [context.Process(target=rank_of_two, args=(tmp_path / name, rank, stop)) for rank in (0, 1)]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join()
+            assert process.exitcode == 0
+        if stop is not None:
+            assert load_checkpoint(tmp_path / name / CHECKPOINT)["step"] == stop
+    whole, parts = (load_checkpoint(tmp_path / name / CHECKPOINT) for name in ("whole", "parts"))
+    for state in (whole, parts):
+        del state["seconds"]
+    left, right = dict(flat(whole)), dict(flat(parts))
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        if isinstance(value, (Tensor, np.ndarray)):
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(right[name])), name
+        else:
+            assert value == right[name], name
+    assert not any(name.startswith(".model.module") for name in left)
+    assert [row["step"] for row in rows(tmp_path / "parts")] == [*"123456"]
+
+
 # --- what goes wrong
 
 
